@@ -1,0 +1,414 @@
+package manifest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+// ErrChanged is wrapped by errors about a local file that is not what it was
+// when the folder was walked: its size or modification time moved, or another
+// file stands in its place.
+var ErrChanged = errors.New("changed while it was read")
+
+// Codes of what a local model must not have.
+const (
+	codeSymlink     = "symlink"      // D01
+	codeSpecialFile = "special-file" // D05
+)
+
+// A File is one file of a model, from any source.
+type File struct {
+	Name string
+	Size int64 // bytes
+
+	// Digest is the sha256 of the content when it is known already, as for a
+	// layer in a registry; nil: Open, and hash the content.
+	Digest []byte
+
+	// Open opens the content; whoever calls it closes. nil if Digest is known.
+	Open func() (io.ReadCloser, error)
+}
+
+// A Dir is a local model, a folder or a single file, reached by handle: no
+// file outside is ever read, whatever happens to names and links meanwhile.
+// It may be used by several goroutines at once.
+type Dir struct {
+	root    *os.Root
+	file    string // the single file's name in root; "" for a folder
+	name    string
+	abs     string // as the user named it
+	real    string // without symbolic links
+	options OpenOptions
+}
+
+// OpenOptions are the options of [Open]. The zero value refuses links.
+type OpenOptions struct {
+	// AllowSymlinks follows symbolic links to regular files inside the model,
+	// and no others. A file is then listed under the name of the link.
+	AllowSymlinks bool
+}
+
+// Open opens the folder or the single file at path. The caller closes it.
+// A missing path is [fs.ErrNotExist]. If path itself is a symbolic link, it is
+// followed once, because the user named it, and keeps its name. Anything but a
+// folder or a regular file is a [*ThreatError].
+func Open(path string, options OpenOptions) (*Dir, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("open model %s: %w", quote(path), err)
+	}
+	d, err := open(abs, options)
+	if _, ok := errors.AsType[*ThreatError](err); err != nil && !ok {
+		return nil, fmt.Errorf("open model %s: %w", quote(path), bare(err))
+	}
+	return d, err
+}
+
+func open(abs string, options OpenOptions) (*Dir, error) {
+	real, err := filepath.EvalSymlinks(abs)
+	if err != nil {
+		return nil, err
+	}
+	info, err := os.Lstat(real)
+	if err != nil {
+		return nil, err
+	}
+	d := &Dir{name: filepath.Base(abs), abs: abs, real: real, options: options}
+	if d.name == string(filepath.Separator) || d.name == "." {
+		d.name = "model" // the root of a file system has no name
+	}
+	folder := real
+	switch {
+	case info.Mode().IsRegular():
+		folder, d.file = filepath.Split(real)
+	case !info.IsDir():
+		return nil, special(abs, info.Mode())
+	}
+	if d.root, err = os.OpenRoot(folder); err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// bare takes the path out of an error, which has it unquoted.
+func bare(err error) error {
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
+		return p.Err
+	}
+	return err
+}
+
+func special(name string, mode fs.FileMode) *ThreatError {
+	kind := "neither a regular file nor a folder"
+	switch {
+	case mode&fs.ModeNamedPipe != 0:
+		kind = "a named pipe"
+	case mode&fs.ModeSocket != 0:
+		kind = "a socket"
+	case mode&fs.ModeDevice != 0:
+		kind = "a device"
+	case mode&fs.ModeSymlink != 0:
+		return &ThreatError{Code: codeSymlink, Name: name, Reason: "is a symbolic link"}
+	case mode.IsDir():
+		kind = "a folder"
+	}
+	return &ThreatError{Code: codeSpecialFile, Name: name, Reason: "is " + kind + ", not a regular file"}
+}
+
+// Close closes the handle. Files that are open stay open.
+func (d *Dir) Close() error { return d.root.Close() }
+
+// Name is the last element of the absolute path: the name of the subject
+// (OMS §6.5), and of the one file if the model is a file.
+func (d *Dir) Name() string { return d.name }
+
+// IsFile reports whether the model is a single file.
+func (d *Dir) IsFile() bool { return d.file != "" }
+
+// Rel returns path, which is absolute or relative to the working directory, as
+// a name in the model: relative, slash-separated, "." for the folder itself,
+// and [Dir.Name] for the file of a model that is one. ok is false when path
+// lies outside. Links on the way to the model or to path do not matter (on
+// macOS /tmp is one); path's last element is not followed, and need not exist.
+func (d *Dir) Rel(path string) (rel string, ok bool) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return "", false
+	}
+	for _, base := range []string{d.abs, d.real} {
+		for _, target := range []string{abs, resolveParent(abs)} {
+			rel, err := filepath.Rel(base, target)
+			if err != nil || !filepath.IsLocal(rel) {
+				continue
+			}
+			if !d.IsFile() {
+				return filepath.ToSlash(rel), true
+			}
+			if rel == "." {
+				return d.name, true
+			}
+		}
+	}
+	return "", false
+}
+
+// resolveParent follows the links in path but for its last element, as far as
+// path exists.
+func resolveParent(path string) string {
+	parent, rest := filepath.Dir(path), filepath.Base(path)
+	for {
+		if real, err := filepath.EvalSymlinks(parent); err == nil {
+			return filepath.Join(real, rest)
+		}
+		up := filepath.Dir(parent)
+		if up == parent {
+			return path
+		}
+		parent, rest = up, filepath.Join(filepath.Base(parent), rest)
+	}
+}
+
+// Files walks the model and returns its files in order of name, without what
+// ignore matches (nil: nothing). Folders do not count, empty or not. A symbolic
+// link that is not allowed, a special file, and a name that [CheckName]
+// refuses are a [*ThreatError], except where they are ignored; what cannot be
+// read, and more than [MaxResources] files, is another error.
+//
+// Each file's Open checks that it is still the regular file that the walk saw,
+// and its reader returns an error that wraps [ErrChanged], in the place of
+// io.EOF, when size or modification time moved until then. Files that grow
+// meanwhile do not go on for ever. These errors leave the name to whoever opens.
+func (d *Dir) Files(ctx context.Context, ignore Ignore) ([]File, error) {
+	w := &walk{dir: d, ignored: ignore.set()}
+	var err error
+	if d.IsFile() {
+		err = w.single()
+	} else {
+		err = w.tree(ctx)
+	}
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(w.files, func(a, b File) int { return strings.Compare(a.Name, b.Name) })
+	return w.files, nil
+}
+
+// A walk collects files.
+type walk struct {
+	dir     *Dir
+	ignored map[string]bool
+	pending []string // folders still to be read
+	files   []File
+}
+
+func (w *walk) single() error {
+	d := w.dir
+	if w.ignored[d.name] {
+		return nil
+	}
+	info, err := d.root.Lstat(d.file)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", quote(d.name), bare(err))
+	}
+	return w.add(d.name, d.file, info)
+}
+
+// tree reads folder after folder, never two at once, so that depth costs no
+// open files.
+func (w *walk) tree(ctx context.Context) error {
+	w.pending = []string{"."}
+	for len(w.pending) > 0 {
+		last := len(w.pending) - 1
+		folder := w.pending[last]
+		w.pending = w.pending[:last]
+		if err := w.folder(ctx, folder); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// batch is how many entries of a folder are in memory at once.
+const batch = 1024
+
+func (w *walk) folder(ctx context.Context, folder string) error {
+	f, err := w.dir.root.OpenFile(folder, os.O_RDONLY|nonblock, 0)
+	if err != nil {
+		return fmt.Errorf("open folder %s: %w", quote(folder), bare(err))
+	}
+	defer f.Close()
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		entries, err := f.ReadDir(batch)
+		for _, e := range entries {
+			name := path.Join(folder, e.Name())
+			if w.ignored[name] {
+				continue
+			}
+			if err := w.entry(name, e); err != nil {
+				return err
+			}
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read folder %s: %w", quote(folder), bare(err))
+		}
+	}
+}
+
+func (w *walk) entry(name string, e fs.DirEntry) error {
+	if e.IsDir() {
+		// A folder's name is judged with its files. But its depth is not
+		// left to the file system.
+		if len(name) > MaxName || strings.Count(name, "/") >= MaxSegments {
+			return CheckName(name + "/x")
+		}
+		w.pending = append(w.pending, name)
+		return nil
+	}
+	info, err := entryInfo(w.dir.root, name, e)
+	if err == nil && info.Mode()&fs.ModeSymlink != 0 && w.dir.options.AllowSymlinks {
+		if info, err = w.dir.follow(name); err != nil {
+			return err
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("read %s: %w", quote(name), bare(err))
+	}
+	return w.add(name, name, info)
+}
+
+// follow returns what a link stands for: a regular file inside the model.
+func (d *Dir) follow(name string) (fs.FileInfo, error) {
+	refuse := func(reason string) error {
+		return &ThreatError{Code: codeSymlink, Name: name, Reason: reason}
+	}
+	info, err := d.root.Stat(name)
+	if err != nil {
+		switch errno, ok := errors.AsType[syscall.Errno](err); {
+		case ok && errno != syscall.ENOENT && errno != syscall.ELOOP && errno != syscall.ENOTDIR && !errors.Is(err, fs.ErrNotExist):
+			return nil, fmt.Errorf("follow symbolic link %s: %w", quote(name), bare(err))
+		case ok:
+			return nil, refuse("is a symbolic link to nothing")
+		}
+		return nil, refuse("is a symbolic link that leaves the model")
+	}
+	if !info.Mode().IsRegular() {
+		return nil, refuse("is a symbolic link to something that is not a regular file")
+	}
+	return info, nil
+}
+
+// add lists the file that is called name in the model and at in the folder.
+func (w *walk) add(name, at string, info fs.FileInfo) error {
+	if !info.Mode().IsRegular() {
+		return special(name, info.Mode())
+	}
+	if err := CheckName(name); err != nil {
+		return err
+	}
+	if len(w.files) == MaxResources {
+		return fmt.Errorf("the model has more than %d files", MaxResources)
+	}
+	seen := seenFile{dir: w.dir, name: name, at: at, size: info.Size(), mtime: info.ModTime().UnixNano()}
+	w.files = append(w.files, File{Name: name, Size: seen.size, Open: seen.open})
+	return nil
+}
+
+// A seenFile is what the walk saw. Inode numbers are no part of it: some
+// network and user-space file systems make them up on the way.
+type seenFile struct {
+	dir      *Dir
+	name, at string
+	size     int64
+	mtime    int64 // nanoseconds
+}
+
+func (s *seenFile) open() (io.ReadCloser, error) {
+	// Not blocking: a pipe in the file's place must not hang us.
+	f, err := s.dir.root.OpenFile(s.at, os.O_RDONLY|nonblock, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open: %w", bare(err))
+	}
+	info, err := f.Stat()
+	if err == nil {
+		err = s.check(info)
+	}
+	if err != nil {
+		f.Close()
+		return nil, bare(err)
+	}
+	return &checkedReader{file: f, seen: s}, nil
+}
+
+func (s *seenFile) check(info fs.FileInfo) error {
+	if !info.Mode().IsRegular() {
+		return special(s.name, info.Mode())
+	}
+	if info.Size() != s.size || info.ModTime().UnixNano() != s.mtime {
+		return ErrChanged
+	}
+	return nil
+}
+
+// still asks once more at the end: of the open file, and of what now has its
+// name, which another file may have been renamed to.
+func (s *seenFile) still(f *os.File) error {
+	info, err := f.Stat()
+	if err == nil {
+		err = s.check(info)
+	}
+	if err != nil {
+		return err
+	}
+	stat := s.dir.root.Lstat
+	if s.dir.options.AllowSymlinks {
+		stat = s.dir.root.Stat
+	}
+	if info, err = stat(s.at); errors.Is(err, fs.ErrNotExist) {
+		return ErrChanged
+	}
+	if err != nil {
+		return err
+	}
+	return s.check(info)
+}
+
+// A checkedReader reads a file that must stay what it was.
+type checkedReader struct {
+	file *os.File
+	seen *seenFile
+	read int64
+}
+
+func (r *checkedReader) Read(b []byte) (int, error) {
+	n, err := r.file.Read(b)
+	r.read += int64(n)
+	switch {
+	case r.read > r.seen.size, err == io.EOF && r.read < r.seen.size:
+		err = ErrChanged
+	case err == io.EOF:
+		if changed := r.seen.still(r.file); changed != nil {
+			err = changed
+		}
+	}
+	if err != nil && err != io.EOF {
+		return n, bare(err)
+	}
+	return n, err
+}
+
+func (r *checkedReader) Close() error { return r.file.Close() }
