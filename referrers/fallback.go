@@ -1,0 +1,272 @@
+package referrers
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// The protocol is described in the package comment.
+const (
+	// maxWrites bounds how often an index is written in one act. Sixteen
+	// writers at once need a handful each.
+	maxWrites = 32
+	// maxFailures bounds the requests in a row that fail because another
+	// writer may be in the way. With the waits between them it is some seconds.
+	maxFailures = 8
+
+	// backoffUnit is the mean first wait after a lost write: a round trip. It
+	// doubles up to maxBackoff.
+	backoffUnit = 25 * time.Millisecond
+	maxBackoff  = time.Second
+
+	// minSettle is the least time between the two looks: longer than most
+	// writers take from read to write.
+	minSettle = 250 * time.Millisecond
+	// settleFactor makes another writer as slow as twice our own slowest
+	// read and write.
+	settleFactor = 2
+	// maxSettle keeps one request that hung from costing minutes.
+	maxSettle = 5 * time.Second
+	// settleJitter keeps writers that started together from staying so.
+	settleJitter = 25 * time.Millisecond
+
+	// staleAfter is when what was read is read again before it is written
+	// back: other writers look a second time after minSettle.
+	staleAfter = 200 * time.Millisecond
+	// watchEvery is how often the tag is read while our own write hangs.
+	watchEvery = 100 * time.Millisecond
+)
+
+// An entry is one entry of the index that can be told from others.
+type entry struct {
+	digest digest.Digest
+	raw    jsontext.Value
+}
+
+// An update is one act of adding entries to the index of a fallback tag.
+type update struct {
+	registry *registry
+	subject  digest.Digest
+	limits   Limits
+
+	// wanted has our own entries first and then all others that were seen in
+	// this act. has is its digests.
+	wanted []entry
+	own    int
+	has    map[digest.Digest]bool
+
+	slowest time.Duration // from the start of a read to the end of its write
+}
+
+// addToTag adds the entries of add to the index of the fallback tag, and
+// returns once they are there to stay.
+func (r *registry) addToTag(ctx context.Context, subject digest.Digest, add []referrer) error {
+	u := &update{registry: r, subject: subject, limits: Limits{}.withDefaults(), has: make(map[digest.Digest]bool)}
+	for _, a := range add {
+		raw, err := encode(a.desc)
+		if err != nil {
+			return fmt.Errorf("encode entry %s: %w", a.desc.Digest, err)
+		}
+		u.want(entry{a.desc.Digest, raw})
+	}
+	u.own = len(u.wanted)
+	if err := u.run(ctx); err != nil {
+		return fmt.Errorf("update tag %s: %w", fallbackTag(subject), err)
+	}
+	return nil
+}
+
+func (u *update) run(ctx context.Context) error {
+	failures := 0
+	for n := range maxWrites {
+		if n > 0 {
+			if err := sleep(ctx, backoff(n)); err != nil {
+				return err
+			}
+		}
+		err := u.write(ctx)
+		kept := false
+		if err == nil {
+			kept, err = u.kept(ctx)
+		}
+		switch {
+		case kept:
+			return nil
+		case err == nil:
+			failures = 0
+		case ctx.Err() != nil || !mayPass(err):
+			return err
+		default:
+			if failures++; failures == maxFailures {
+				return err
+			}
+		}
+	}
+	return fmt.Errorf("after %d writes other writers still overwrite it", maxWrites)
+}
+
+// backoff is the random wait before the write after the nth lost one.
+func backoff(n int) time.Duration {
+	top := min(2*backoffUnit<<min(n-1, 10), maxBackoff)
+	return rand.N(top)
+}
+
+// mayPass reports whether another writer may have been in the way of a request
+// that failed with err: some registries answer 500 to who reads a tag while it
+// is written. For all else the client has waited and tried as long as it makes
+// sense.
+func mayPass(err error) bool {
+	switch statusCode(err) {
+	case http.StatusConflict, http.StatusPreconditionFailed, http.StatusInternalServerError:
+		return true
+	default:
+		return false
+	}
+}
+
+// want adds an entry to those that must be there.
+func (u *update) want(e entry) {
+	if !u.has[e.digest] {
+		u.has[e.digest] = true
+		u.wanted = append(u.wanted, e)
+	}
+}
+
+// forget drops what was seen and is not ours.
+func (u *update) forget() {
+	u.wanted = u.wanted[:u.own]
+	clear(u.has)
+	for _, e := range u.wanted {
+		u.has[e.digest] = true
+	}
+}
+
+// isForeign reports whether e is not ours.
+func (u *update) isForeign(e entry) bool {
+	return !slices.ContainsFunc(u.wanted[:u.own], func(w entry) bool { return w.digest == e.digest })
+}
+
+// look reads the index and returns it with what it lacks: ours first. What it
+// has is wanted from now on.
+func (u *update) look(ctx context.Context) (*index, []entry, error) {
+	p := &pages{source: "tag", limits: u.limits}
+	x, err := u.registry.readTag(ctx, u.subject, p)
+	if errors.Is(err, errAbsent) {
+		x = new(index)
+		err = x.parse([]byte(emptyIndex))
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	there := make(map[digest.Digest]bool, len(p.referrers))
+	for _, r := range p.referrers {
+		if r.bad == nil {
+			there[r.Descriptor.Digest] = true
+		}
+	}
+	var missing []entry
+	for _, e := range u.wanted {
+		if !there[e.digest] {
+			missing = append(missing, e)
+		}
+	}
+	for _, r := range p.referrers {
+		if r.bad == nil {
+			u.want(entry{r.Descriptor.Digest, jsontext.Value(r.Raw)})
+		}
+	}
+	return x, missing, nil
+}
+
+// write adds to the index what it lacks, in one update.
+func (u *update) write(ctx context.Context) error {
+	start := time.Now()
+	x, missing, err := u.look(ctx)
+	if err == nil && time.Since(start) > staleAfter {
+		// We, or the answer, were held up: others may have written and looked
+		// twice. On a slow line the second answer is as old; it is all we get.
+		start = time.Now()
+		x, missing, err = u.look(ctx)
+	}
+	if err != nil || len(missing) == 0 {
+		return err
+	}
+	raw := make([]jsontext.Value, len(missing))
+	for i, e := range missing {
+		raw[i] = e.raw
+	}
+	data := x.with(raw)
+	if int64(len(data)) > u.limits.ListBytes || len(x.entries)+len(missing) > u.limits.Entries {
+		return fmt.Errorf("the index would have %d entries in %d bytes, more than would be read again",
+			len(x.entries)+len(missing), len(data))
+	}
+	err = foreign(u.put(ctx, data))
+	u.slowest = max(u.slowest, time.Since(start))
+	if err != nil && !mayPass(err) && slices.ContainsFunc(missing, u.isForeign) {
+		// Some registries refuse an entry whose manifest is gone: what others
+		// deleted is not for us to put back. The looks find ours missing.
+		u.forget()
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("write the index: %w", err)
+	}
+	return nil
+}
+
+// put writes the index. While that hangs it watches the tag: what others add
+// now and would lose is known afterwards, and is put back.
+func (u *update) put(ctx context.Context, data []byte) error {
+	desc := ocispec.Descriptor{
+		MediaType: ocispec.MediaTypeImageIndex,
+		Digest:    digest.FromBytes(data),
+		Size:      int64(len(data)),
+	}
+	watch, stop := context.WithCancel(ctx)
+	defer stop()
+	done := make(chan error, 1)
+	go func() {
+		done <- u.registry.repo.Manifests().PushReference(ctx, desc, bytes.NewReader(data), fallbackTag(u.subject))
+		stop()
+	}()
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-tick.C:
+			// What cannot be seen cannot be put back; the looks that follow
+			// report what is wrong.
+			_, _, _ = u.look(watch)
+		}
+	}
+}
+
+// kept reports whether the index has everything wanted, in two looks with the
+// time of a slow writer between them (rule 39).
+func (u *update) kept(ctx context.Context) (bool, error) {
+	for look := range 2 {
+		if look > 0 {
+			settle := min(max(settleFactor*u.slowest, minSettle), maxSettle) + rand.N(settleJitter)
+			if err := sleep(ctx, settle); err != nil {
+				return false, err
+			}
+		}
+		_, missing, err := u.look(ctx)
+		if err != nil || len(missing) > 0 {
+			return false, err
+		}
+	}
+	return true, nil
+}

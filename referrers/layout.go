@@ -1,0 +1,174 @@
+package referrers
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// maxLayoutManifest bounds the manifests that are read to find their subject:
+// models among them have more layers than a referrer (OCI distribution-spec
+// "Pushing Manifests").
+const maxLayoutManifest = 4 << 20
+
+const sourceLayout = "index.json"
+
+// A LayoutStore is an OCI image layout. Its methods may be used by several
+// goroutines, and AddEntries by several processes, at once.
+type LayoutStore interface {
+	// Fetch opens a blob. The caller closes it.
+	Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error)
+	// PushBlob stores content under its digest, without an entry in index.json.
+	// Content that is there already is no error.
+	PushBlob(ctx context.Context, desc ocispec.Descriptor, content io.Reader) error
+	// Entries returns the manifests of index.json, byte for byte.
+	Entries(ctx context.Context) ([]json.RawMessage, error)
+	// AddEntries adds entries to index.json in one act that no other writer
+	// interrupts, except those whose digest is there.
+	AddEntries(ctx context.Context, entries ...ocispec.Descriptor) error
+}
+
+// layout is the Store of an image layout.
+type layout struct {
+	files LayoutStore
+}
+
+// InLayout returns the store of an image layout. A referrer is an entry of
+// index.json whose manifest names the subject, as oras-go writes it; an index
+// called sha256-… (the fallback tag, as copied by other tools) is read as well.
+func InLayout(l LayoutStore) Store { return &layout{l} }
+
+func (l *layout) list(ctx context.Context, subject ocispec.Descriptor, limits Limits) ([]Referrer, error) {
+	entries, err := l.files.Entries(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", sourceLayout, err)
+	}
+	var found []Referrer
+	// The first fault stands for all: there may be one for every entry.
+	var fault error
+	for i, raw := range entries {
+		if i == limits.Entries {
+			fault = cmp.Or(fault, fmt.Errorf("%s: it has more than %d entries, which is the limit (--max-referrers)", sourceLayout, limits.Entries))
+			break
+		}
+		r := newReferrer(raw, sourceLayout)
+		if r.bad != nil || r.Descriptor.Digest == subject.Digest {
+			continue // an entry that cannot be read refers to nothing
+		}
+		if r.Descriptor.Annotations[ocispec.AnnotationRefName] == fallbackTag(subject.Digest) {
+			tag := &pages{source: "tag " + fallbackTag(subject.Digest), limits: limits}
+			fault = cmp.Or(fault, tag.fault(l.readIndex(ctx, r.Descriptor, tag)))
+			found = append(found, tag.referrers...)
+			continue
+		}
+		// Here alone the subject must be known to tell a referrer from the
+		// other manifests, so all of them are read; they are small and near.
+		data, err := l.manifest(ctx, r.Descriptor, maxLayoutManifest)
+		if errors.Is(err, ErrUnread) {
+			fault = cmp.Or(fault, fmt.Errorf("%s: entry %s: %w", sourceLayout, r.Descriptor.Digest, err))
+			continue
+		}
+		var m struct {
+			Subject ocispec.Descriptor `json:"subject"`
+		}
+		if err != nil || unmarshal(data, &m) != nil {
+			continue // read, and no manifest
+		}
+		if m.Subject.Digest == subject.Digest {
+			found = append(found, r)
+		}
+	}
+	return found, fault
+}
+
+func (l *layout) readIndex(ctx context.Context, desc ocispec.Descriptor, p *pages) error {
+	if desc.MediaType != ocispec.MediaTypeImageIndex {
+		return fmt.Errorf("it is %s, not an OCI index", quote(desc.MediaType))
+	}
+	data, err := l.manifest(ctx, desc, p.limits.ListBytes)
+	if err != nil {
+		return err
+	}
+	_, err = p.add(bytes.NewReader(data))
+	return err
+}
+
+func (l *layout) manifest(ctx context.Context, desc ocispec.Descriptor, limit int64) ([]byte, error) {
+	if desc.Size == 0 {
+		// Only knows a digest, and a layout wants to know the size.
+		desc = l.listed(ctx, desc)
+	}
+	rc, err := l.files.Fetch(ctx, desc)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnread, foreign(err))
+	}
+	defer rc.Close()
+	return readManifest(rc, desc, limit)
+}
+
+// listed returns the entry with desc's digest, or desc if there is none.
+func (l *layout) listed(ctx context.Context, desc ocispec.Descriptor) ocispec.Descriptor {
+	entries, err := l.files.Entries(ctx)
+	if err != nil {
+		return desc // Fetch says what is wrong
+	}
+	for _, raw := range entries {
+		if r := newReferrer(raw, sourceLayout); r.bad == nil && r.Descriptor.Digest == desc.Digest {
+			return r.Descriptor
+		}
+	}
+	return desc
+}
+
+func (l *layout) blob(ctx context.Context, desc ocispec.Descriptor) ([]byte, error) {
+	rc, err := l.files.Fetch(ctx, desc)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnread, foreign(err))
+	}
+	defer rc.Close()
+	return readBlob(rc, desc)
+}
+
+func (l *layout) attach(ctx context.Context, _ ocispec.Descriptor, add []referrer) error {
+	configDesc, configData := config()
+	if err := l.files.PushBlob(ctx, configDesc, bytes.NewReader(configData)); err != nil {
+		return fmt.Errorf("store the empty config: %w", err)
+	}
+	descs := make([]ocispec.Descriptor, len(add))
+	for i, a := range add {
+		if err := l.files.PushBlob(ctx, a.layer, bytes.NewReader(a.bundle)); err != nil {
+			return fmt.Errorf("store bundle %s: %w", a.layer.Digest, err)
+		}
+		if err := l.files.PushBlob(ctx, a.desc, bytes.NewReader(a.manifest)); err != nil {
+			return fmt.Errorf("store referrer %s: %w", a.desc.Digest, err)
+		}
+		descs[i] = a.desc
+	}
+	if err := l.files.AddEntries(ctx, descs...); err != nil {
+		return fmt.Errorf("add to %s: %w", sourceLayout, err)
+	}
+	// Read back.
+	entries, err := l.files.Entries(ctx)
+	if err != nil {
+		return fmt.Errorf("read %s back: %w", sourceLayout, err)
+	}
+	var found []Referrer
+	for _, raw := range entries {
+		found = append(found, newReferrer(raw, sourceLayout))
+	}
+	if !listed(found, add) {
+		return fmt.Errorf("%s does not list it", sourceLayout)
+	}
+	for _, a := range add {
+		if _, err := l.manifest(ctx, a.desc, a.desc.Size); err != nil {
+			return fmt.Errorf("read back referrer %s: %w", a.desc.Digest, err)
+		}
+	}
+	return nil
+}
