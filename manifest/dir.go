@@ -34,8 +34,14 @@ type File struct {
 	// layer in a registry; nil: Open, and hash the content.
 	Digest []byte
 
-	// Open opens the content; whoever calls it closes. nil if Digest is known.
+	// Open opens the content; whoever calls it closes. nil if Digest is known,
+	// or Problem is not nil.
 	Open func() (io.ReadCloser, error)
+
+	// Problem is why this is no file of a model: a link, a special file, a
+	// name that [CheckName] refuses. nil for every other; only [Dir.All] lists
+	// such.
+	Problem *ThreatError
 }
 
 // A Dir is a local model, a folder or a single file, reached by handle: no
@@ -188,7 +194,17 @@ func resolveParent(path string) string {
 // io.EOF, when size or modification time moved until then. Files that grow
 // meanwhile do not go on for ever. These errors leave the name to whoever opens.
 func (d *Dir) Files(ctx context.Context, ignore Ignore) ([]File, error) {
-	w := &walk{dir: d, ignored: ignore.set()}
+	return d.walk(ctx, &walk{dir: d, ignored: ignore.set()})
+}
+
+// All is Files for a verdict, which knows only later what may be ignored:
+// nothing is left out, and what Files would refuse is listed with its Problem.
+// A link that is followed counts as what it stands for.
+func (d *Dir) All(ctx context.Context) ([]File, error) {
+	return d.walk(ctx, &walk{dir: d, all: true})
+}
+
+func (d *Dir) walk(ctx context.Context, w *walk) ([]File, error) {
 	var err error
 	if d.IsFile() {
 		err = w.single()
@@ -206,6 +222,7 @@ func (d *Dir) Files(ctx context.Context, ignore Ignore) ([]File, error) {
 type walk struct {
 	dir     *Dir
 	ignored map[string]bool
+	all     bool     // list problems, instead of ending with the first
 	pending []string // folders still to be read
 	files   []File
 }
@@ -256,7 +273,7 @@ func (w *walk) folder(ctx context.Context, folder string) error {
 			if w.ignored[name] {
 				continue
 			}
-			if err := w.entry(name, e); err != nil {
+			if err := w.problem(name, w.entry(name, e)); err != nil {
 				return err
 			}
 		}
@@ -267,6 +284,20 @@ func (w *walk) folder(ctx context.Context, folder string) error {
 			return fmt.Errorf("read folder %s: %w", quote(folder), bare(err))
 		}
 	}
+}
+
+// problem lists what a threat is about, where that is wanted, and returns all
+// other errors.
+func (w *walk) problem(name string, err error) error {
+	threat, ok := errors.AsType[*ThreatError](err)
+	if !ok || !w.all {
+		return err
+	}
+	if len(w.files) == MaxResources {
+		return fmt.Errorf("the model has more than %d files", MaxResources)
+	}
+	w.files = append(w.files, File{Name: name, Problem: threat})
+	return nil
 }
 
 func (w *walk) entry(name string, e fs.DirEntry) error {

@@ -1,0 +1,216 @@
+// Package bundle signs a payload into a Sigstore bundle and opens one again.
+// It is the only code that knows DSSE, X.509, Fulcio, Rekor and timestamp authorities.
+//
+// A bundle is a JSON object of three members. This one was signed with a key:
+//
+//	{
+//	  "mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json",
+//	  "verificationMaterial": {"publicKey": {"hint": "e8450dec…"}},
+//	  "dsseEnvelope": {
+//	    "payload": "eyJfdHlwZSI6Imh0dHBzOi8vaW4tdG90by5pby9TdGF0ZW1lbnQvdjEifQ==",
+//	    "payloadType": "application/vnd.in-toto+json",
+//	    "signatures": [{"sig": "MGUCMQCV…"}]
+//	  }
+//	}
+//
+// Payload and signature are standard, padded base64. The signature is over DSSE's
+// pre-authentication encoding of type and payload, lengths in decimal bytes,
+//
+//	DSSEv1 28 application/vnd.in-toto+json 43 {"_type":"https://in-toto.io/Statement/v1"}
+//
+// with a hash that goes with the curve: SHA-256 for P-256, SHA-384 for P-384, SHA-512 for P-521. It is
+// ECDSA in ASN.1 DER (OMS §4.1, §6.7). Signatures over SHA-256 are accepted on every curve, because cosign makes them.
+// The payload's own format is no matter of this package.
+//
+// # Methods
+//
+// The member of verificationMaterial says how the bundle means to be verified:
+//
+//	publicKey               key          the verifier has the key
+//	x509CertificateChain    certificate  the verifier has a root of the chain
+//	certificate             sigstore     a short-lived certificate and an entry in a transparency log
+//
+// A certificate without a log entry counts as method certificate. What the material says is a claim. It decides
+// whether a [Verifier] looks at the bundle at all, and selects nothing else: hints, key ids and
+// key bytes inside a bundle are never used.
+//
+// # From bytes to payload
+//
+// [Parse] checks the form and yields a [Bundle]. A Bundle has no payload accessor: only [Bundle.Open], given at least one [Verifier],
+// yields one, so nothing reads a payload that nobody authenticated; [InsecureClaims], for showing a bundle to a person, is named for what it is. The payload is decoded from base64 once, and the bytes that
+// Open returns are the bytes the signature was checked over.
+//
+// Parse accepts what writers of bundles write, and no more: one JSON value in UTF-8, no duplicate and no unknown names, lower camel case,
+// canonical base64, int64 as decimal strings. JSON null is an absent member, as in Protocol Buffers. The members rawBytes and keyDetails of publicKey,
+// which signers before OMS 1.1 wrote instead of hint, are accepted and never looked at.
+package bundle
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/sigstore/sigstore-go/pkg/fulcio/certificate"
+)
+
+const (
+	// MediaType is the media type of the bundles that [Signer.Sign] writes.
+	MediaType = "application/vnd.dev.sigstore.bundle.v0.3+json"
+	// PayloadType is the DSSE payload type of in-toto statements, the only one that [Bundle.Open] accepts (OMS §6.7).
+	PayloadType = "application/vnd.in-toto+json"
+	// MaxSize is the largest bundle, in bytes of JSON, that [Parse] reads: a model signature of a million files from disk.
+	// Callers bound what they fetch; most bounds are far below this one.
+	MaxSize = 512 << 20
+)
+
+// mediaTypeParameter is the older spelling of MediaType. Both mean v0.3, whose other members are the same.
+const mediaTypeParameter = "application/vnd.dev.sigstore.bundle+json;version=0.3"
+
+// Methods of signing, named as the OMS tools name them.
+const (
+	MethodKey         = "key"
+	MethodCertificate = "certificate"
+	MethodSigstore    = "sigstore"
+)
+
+var (
+	// ErrMalformed is returned for what is not a bundle, or one that breaks the rules of its format.
+	ErrMalformed = errors.New("malformed bundle")
+	// ErrUntrusted is returned for a bundle that no given verifier accepts: another key, another method, a wrong signature,
+	// or content that is no signed in-toto statement.
+	ErrUntrusted = errors.New("not signed by an accepted signer")
+)
+
+// A Bundle is a parsed bundle that nobody has authenticated yet. Make one with [Parse] or [Signer.Sign].
+// It does not change, and may be opened by several goroutines at once.
+type Bundle struct {
+	data []byte
+	wire wireBundle
+}
+
+// Parse parses the JSON of one bundle, strictly, as the package comment says. It keeps data; the caller must not change it afterwards.
+// Errors wrap [ErrMalformed].
+func Parse(data []byte) (*Bundle, error) {
+	wire, err := decode(data)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	if err := wire.checkSignatures(); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	return &Bundle{data: data, wire: wire}, nil
+}
+
+// JSON returns the bytes that were parsed or signed. They must not be changed.
+func (b *Bundle) JSON() []byte { return b.data }
+
+// Method is the method that the verification material is for: what the bundle claims, not what is proved.
+func (b *Bundle) Method() string { return b.wire.method() }
+
+// An Identity is who signed, as proved by [Bundle.Open].
+type Identity struct {
+	Method         string // MethodKey, MethodCertificate or MethodSigstore
+	KeyFingerprint string // key: see [Fingerprint]
+	Subject        string // certificate, sigstore: the subject alternative name; empty for key
+	Issuer         string // sigstore: the OIDC issuer
+}
+
+// A Verified is an authenticated payload.
+type Verified struct {
+	// Payload is of type [PayloadType]. It is shared with the bundle and must not be changed.
+	Payload []byte
+	Signer  Identity
+}
+
+// A Verifier authenticates bundles of one accepted signer. All implementations are in this package.
+type Verifier interface {
+	// String names the accepted signer, for messages: `key 3fe0…`.
+	String() string
+	// open says who signed b's envelope, which has exactly one signature over a payload of type PayloadType.
+	// Its error, without the name of the verifier, says why this is not the accepted signer.
+	open(b *Bundle) (Identity, error)
+}
+
+// Open authenticates b with the first of the verifiers that accepts it. Without verifiers it accepts nothing.
+// Only a DSSE envelope of type [PayloadType] can be opened: message signatures and other payload types approve nothing.
+// Errors wrap [ErrUntrusted].
+func (b *Bundle) Open(verifiers ...Verifier) (*Verified, error) {
+	envelope := b.wire.Envelope
+	if envelope == nil {
+		return nil, fmt.Errorf("open %s bundle: it has no DSSE envelope (OMS §4): %w", b.Method(), ErrUntrusted)
+	}
+	if envelope.PayloadType != PayloadType {
+		return nil, fmt.Errorf("open %s bundle: payload type is %s, not %s (OMS §6.7): %w",
+			b.Method(), quote(envelope.PayloadType), PayloadType, ErrUntrusted)
+	}
+	if len(verifiers) == 0 {
+		return nil, fmt.Errorf("open %s bundle: no signer is accepted: %w", b.Method(), ErrUntrusted)
+	}
+	var tried []string
+	for _, v := range verifiers {
+		signer, err := v.open(b)
+		if err == nil {
+			return &Verified{Payload: envelope.Payload, Signer: signer}, nil
+		}
+		tried = append(tried, fmt.Sprintf("%s: %v", v, err))
+	}
+	return nil, fmt.Errorf("open %s bundle: %w (%s)", b.Method(), ErrUntrusted, strings.Join(tried, "; "))
+}
+
+// Claims are what a bundle says of itself, authenticated by nobody.
+type Claims struct {
+	MediaType   string
+	Method      string
+	Hint        string // publicKey.hint as written
+	Subject     string // from the certificate, if any
+	Issuer      string // the OIDC issuer, from the certificate, if any
+	Signatures  int    // of the DSSE envelope, or 1 for a message signature
+	PayloadType string // empty for a message signature
+	Payload     []byte // nil for a message signature
+}
+
+// InsecureClaims reads a bundle without authenticating anything, to show it to a person. Never decide anything on it.
+// It accepts what [Parse] accepts, and also envelopes that do not have exactly one signature. Errors wrap [ErrMalformed].
+func InsecureClaims(data []byte) (*Claims, error) {
+	wire, err := decode(data)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	c := &Claims{MediaType: wire.MediaType, Method: wire.method(), Signatures: 1}
+	if e := wire.Envelope; e != nil {
+		c.Signatures, c.PayloadType, c.Payload = len(e.Signatures), e.PayloadType, e.Payload
+	}
+	if k := wire.Material.PublicKey; k != nil {
+		c.Hint = k.Hint
+	}
+	if leaf := wire.leaf(); leaf != nil {
+		c.Subject, c.Issuer = insecureNames(leaf)
+	}
+	return c, nil
+}
+
+// insecureNames returns a subject alternative name and the OIDC issuer of a certificate; empty where it has none.
+// A certificate that cannot be read has no names: whoever verifies the bundle says what is wrong with it.
+func insecureNames(der []byte) (subject, issuer string) {
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		return "", ""
+	}
+	summary, err := certificate.SummarizeCertificate(leaf)
+	if err != nil && len(leaf.DNSNames) > 0 { // the summary knows no DNS names
+		return leaf.DNSNames[0], ""
+	}
+	return summary.SubjectAlternativeName, summary.Issuer
+}
+
+// quoteLimit bounds, in bytes, how much foreign text stands in an error, so that a log line stays a line.
+const quoteLimit = 256
+
+// quote quotes foreign text for an error.
+func quote(s string) string {
+	if len(s) > quoteLimit {
+		return fmt.Sprintf("%q…", s[:quoteLimit])
+	}
+	return fmt.Sprintf("%q", s)
+}

@@ -1,0 +1,647 @@
+package bundle_test
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/rand"
+	"encoding/asn1"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/modelsig/modelsig/bundle"
+	sigbundle "github.com/sigstore/sigstore-go/pkg/bundle"
+	"github.com/sigstore/sigstore-go/pkg/root"
+	"github.com/sigstore/sigstore-go/pkg/verify"
+	"github.com/sigstore/sigstore/pkg/signature"
+)
+
+const payload = `{"_type":"https://in-toto.io/Statement/v1","subject":[{"name":"m","digest":{"sha256":"00"}}],"predicateType":"p","predicate":{"é":"<&>"}}`
+
+// signed is what Sign makes of payload with the p256 key.
+func signed(t testing.TB, payload string) string {
+	t.Helper()
+	signer, err := bundle.NewKeySigner(privateKey(t, "p256"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	bundles, err := signer.Sign(t.Context(), []byte(payload))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(bundles[0].JSON())
+}
+
+func keyVerifier(t testing.TB, key crypto.PublicKey) bundle.Verifier {
+	t.Helper()
+	v, err := bundle.NewKeyVerifier(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// handMade makes a bundle without the package's help: signed in any way, over any encoding.
+func handMade(t testing.TB, material, payloadType string, payload []byte, sigs ...[]byte) []byte {
+	t.Helper()
+	type sig struct {
+		Sig []byte `json:"sig"`
+	}
+	var list []sig
+	for _, s := range sigs {
+		list = append(list, sig{s})
+	}
+	data, err := json.Marshal(map[string]any{
+		"mediaType":            bundle.MediaType,
+		"verificationMaterial": json.RawMessage(material),
+		"dsseEnvelope":         map[string]any{"payload": payload, "payloadType": payloadType, "signatures": list},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+func pae(payloadType, payload string) string {
+	return fmt.Sprintf("DSSEv1 %d %s %d %s", len(payloadType), payloadType, len(payload), payload)
+}
+
+func signDER(t testing.TB, key *ecdsa.PrivateKey, hash crypto.Hash, message string) []byte {
+	t.Helper()
+	h := hash.New()
+	h.Write([]byte(message))
+	der, err := ecdsa.SignASN1(rand.Reader, key, h.Sum(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
+}
+
+const keyMaterial = `{"publicKey":{}}`
+
+func TestSignAndOpen(t *testing.T) {
+	for _, curve := range []string{"p256", "p384", "p521"} {
+		t.Run(curve, func(t *testing.T) {
+			key := privateKey(t, curve)
+			signer, err := bundle.NewKeySigner(key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			payloads := [][]byte{[]byte(payload), []byte(`{}`), {0}}
+			bundles, err := signer.Sign(t.Context(), payloads...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			fingerprint, err := bundle.Fingerprint(key.Public())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(bundles) != len(payloads) {
+				t.Fatalf("%d bundles for %d payloads", len(bundles), len(payloads))
+			}
+			for i, b := range bundles {
+				again, err := bundle.Parse(b.JSON())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if again.Method() != bundle.MethodKey {
+					t.Error(again.Method())
+				}
+				for _, v := range []bundle.Verifier{signer.Verifier(), keyVerifier(t, key.Public())} {
+					if v.String() != "key "+fingerprint {
+						t.Error(v)
+					}
+					got, err := again.Open(v)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if !bytes.Equal(got.Payload, payloads[i]) {
+						t.Errorf("payload is %q", got.Payload)
+					}
+					if want := (bundle.Identity{Method: bundle.MethodKey, KeyFingerprint: fingerprint}); got.Signer != want {
+						t.Errorf("signer is %+v", got.Signer)
+					}
+				}
+				wantShape(t, b.JSON(), payloads[i], fingerprint)
+				sigstoreAccepts(t, b.JSON(), key)
+			}
+		})
+	}
+}
+
+// wantShape holds a bundle against the one form that is written (OMS §3.1, §4.1): only the signature varies.
+func wantShape(t *testing.T, got, payload []byte, hint string) {
+	t.Helper()
+	want := `{"mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json","verificationMaterial":{"publicKey":{"hint":"` + hint + `"}},` +
+		`"dsseEnvelope":{"payload":"` + base64.StdEncoding.EncodeToString(payload) + `","payloadType":"application/vnd.in-toto+json","signatures":[{"sig":"`
+	if rest, ok := strings.CutPrefix(string(got), want); !ok || strings.Index(rest, `"}]}}`) != len(rest)-5 {
+		t.Errorf("wrote %s", got)
+	}
+}
+
+// sigstoreAccepts asks sigstore-go's own parser and verifier, with the key and the curve's hash.
+func sigstoreAccepts(t *testing.T, data []byte, key *ecdsa.PrivateKey) {
+	t.Helper()
+	var b sigbundle.Bundle
+	if err := b.UnmarshalJSON(data); err != nil {
+		t.Fatalf("sigstore-go: %v", err)
+	}
+	content, err := b.SignatureContent()
+	if err != nil {
+		t.Fatalf("sigstore-go: %v", err)
+	}
+	material, err := b.VerificationContent()
+	if err != nil {
+		t.Fatalf("sigstore-go: %v", err)
+	}
+	hash := map[int]crypto.Hash{256: crypto.SHA256, 384: crypto.SHA384, 521: crypto.SHA512}[key.Params().BitSize]
+	v, err := signature.LoadECDSAVerifier(&key.PublicKey, hash)
+	if err != nil {
+		t.Fatal(err)
+	}
+	trusted := root.NewTrustedPublicKeyMaterial(func(string) (root.TimeConstrainedVerifier, error) { return timeless{v}, nil })
+	if err := verify.VerifySignature(content, material, trusted); err != nil {
+		t.Errorf("sigstore-go: %v", err)
+	}
+}
+
+type timeless struct{ signature.Verifier }
+
+func (timeless) ValidAtTime(time.Time) bool { return true }
+
+func TestSignRefuses(t *testing.T) {
+	signer, err := bundle.NewKeySigner(privateKey(t, "p256"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := signer.Sign(t.Context(), []byte(payload), nil); err == nil || b != nil {
+		t.Error("signed an empty payload")
+	}
+	if b, err := signer.Sign(t.Context()); err != nil || len(b) != 0 {
+		t.Error("no payloads:", b, err)
+	}
+	if _, err := signer.Sign(t.Context(), make([]byte, bundle.MaxSize/4*3)); err == nil {
+		t.Error("signed what Parse would not read")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := signer.Sign(ctx, []byte(payload)); !errors.Is(err, context.Canceled) {
+		t.Error("cancelled:", err)
+	}
+	// A token that signs with another key than it says, or not in DER.
+	for name, broken := range map[string]crypto.Signer{
+		"another key": brokenSigner{privateKey(t, "p256").Public(), privateKey(t, "p384").Sign},
+		"not DER": brokenSigner{privateKey(t, "p256").Public(), func(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
+			return make([]byte, 64), nil
+		}},
+	} {
+		s, err := bundle.NewKeySigner(broken)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Sign(t.Context(), []byte(payload)); !errors.Is(err, bundle.ErrUntrusted) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	failing := errors.New("token removed")
+	s, err := bundle.NewKeySigner(brokenSigner{privateKey(t, "p256").Public(), func(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) { return nil, failing }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Sign(t.Context(), []byte(payload)); !errors.Is(err, failing) {
+		t.Error(err)
+	}
+}
+
+type brokenSigner struct {
+	public crypto.PublicKey
+	sign   func(io.Reader, []byte, crypto.SignerOpts) ([]byte, error)
+}
+
+func (s brokenSigner) Public() crypto.PublicKey { return s.public }
+func (s brokenSigner) Sign(r io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	return s.sign(r, digest, opts)
+}
+
+// Each row is one edit to a bundle that opens. Rows with one result only are accepted and say the same.
+func TestParseIsStrict(t *testing.T) {
+	good := signed(t, payload)
+	var parts struct {
+		Envelope struct {
+			Payload    string
+			Signatures []struct{ Sig string }
+		} `json:"dsseEnvelope"`
+		Material struct{ PublicKey struct{ Hint string } } `json:"verificationMaterial"`
+	}
+	if err := json.Unmarshal([]byte(good), &parts); err != nil {
+		t.Fatal(err)
+	}
+	pay, sig, hint := parts.Envelope.Payload, parts.Envelope.Signatures[0].Sig, parts.Material.PublicKey.Hint
+	publicKey, payloadMember, sigObject := `"publicKey":{"hint":"`+hint+`"}`, `"payload":"`+pay+`"`, `{"sig":"`+sig+`"}`
+	cert := base64.StdEncoding.EncodeToString(leafDER(t))
+	entry := `{"logIndex":"1","logId":{"keyId":"AAAA"},"kindVersion":{"kind":"dsse","version":"0.0.1"},"integratedTime":"1","inclusionPromise":{"signedEntryTimestamp":"AAAA"},` +
+		`"inclusionProof":{"logIndex":"1","rootHash":"AAAA","treeSize":"2","hashes":["AAAA"],"checkpoint":{"envelope":"x"}},"canonicalizedBody":"AAAA"}`
+	edit := func(old, new string) string {
+		if strings.Count(good, old) != 1 {
+			t.Fatalf("%d times in the bundle: %s", strings.Count(good, old), old)
+		}
+		return strings.Replace(good, old, new, 1)
+	}
+	withEntry := func(old, new string) string {
+		return edit(publicKey, publicKey+`,"tlogEntries":[`+strings.Replace(entry, old, new, 1)+`]`)
+	}
+
+	accepted := map[string]string{
+		"as written":                        good,
+		"white space":                       " \t\r\n" + strings.ReplaceAll(good, ",", " ,\n") + "\n",
+		"escaped letters":                   edit(`"mediaType":"a`, `"\u006dediaType":"\u0061`),
+		"an escaped slash":                  edit(`:"application/vnd.in`, `:"application\/vnd.in`),
+		"the other spelling of v0.3":        edit(bundle.MediaType, "application/vnd.dev.sigstore.bundle+json;version=0.3"),
+		"keyid is empty":                    edit(sigObject, `{"sig":"`+sig+`","keyid":""}`),
+		"keyid is null":                     edit(sigObject, `{"sig":"`+sig+`","keyid":null}`),
+		"keyid of whatever key (rule 30)":   edit(sigObject, `{"keyid":"SHA256:x","sig":"`+sig+`"}`),
+		"no hint":                           edit(publicKey, `"publicKey":{}`),
+		"hint is null":                      edit(publicKey, `"publicKey":{"hint":null}`),
+		"hint of another key (rule 30)":     edit(hint, strings.Repeat("0", 64)),
+		"key bytes as before 1.1 (rule 30)": edit(publicKey, `"publicKey":{"rawBytes":"LS0t","keyDetails":"PKIX_ECDSA_P384_SHA_384"}`),
+		"no log entries":                    edit(publicKey, publicKey+`,"tlogEntries":[]`),
+		"log entries are null":              edit(publicKey, publicKey+`,"tlogEntries":null,"timestampVerificationData":null`),
+		"an entry nobody asked for":         withEntry("", ""),
+		"empty timestamps":                  edit(publicKey, publicKey+`,"timestampVerificationData":{}`),
+		"a timestamp nobody asked for":      edit(publicKey, publicKey+`,"timestampVerificationData":{"rfc3161Timestamps":[{"signedTimestamp":"AAAA"}]}`),
+		"null for an absent member":         edit(publicKey, publicKey+`,"certificate":null`),
+	}
+	verifier := keyVerifier(t, privateKey(t, "p256").Public())
+	for name, data := range accepted {
+		t.Run(name, func(t *testing.T) {
+			b, err := bundle.Parse([]byte(data))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := b.Open(verifier)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if string(got.Payload) != payload || "key "+got.Signer.KeyFingerprint != verifier.String() {
+				t.Errorf("%+v", got)
+			}
+		})
+	}
+
+	refused := map[string]string{
+		"nothing":                      "",
+		"null":                         "null",
+		"an array":                     "[" + good + "]",
+		"a string":                     `"bundle"`,
+		"NaN":                          "NaN",
+		"an empty object":              "{}",
+		"a byte order mark":            "\ufeff" + good,
+		"a comment":                    good + "// ok",
+		"a second bundle":              good + good,
+		"a byte behind it":             good + "x",
+		"a NUL behind it":              good + "\x00",
+		"a comma too many":             edit(`"}]}}`, `"},]}}`),
+		"UTF-16":                       strings.ReplaceAll(good, `"`, "\"\x00"),
+		"invalid UTF-8":                edit(hint, "\xff"),
+		"a lone surrogate":             edit(hint, `\ud800`),
+		"a control character":          edit(hint, "\x01"),
+		"an unknown member":            edit(`{"mediaType"`, `{"x":1,"mediaType"`),
+		"an unknown deep value":        edit(`{"mediaType"`, `{"x":`+strings.Repeat("[", 100_000)+strings.Repeat("]", 100_000)+`,"mediaType"`),
+		"a deep value for a string":    edit(`"`+hint+`"`, strings.Repeat("[", 100_000)+strings.Repeat("]", 100_000)),
+		"an unknown member of key":     edit(publicKey, `"publicKey":{"x":""}`),
+		"an unknown member of sig":     edit(sigObject, `{"sig":"`+sig+`","cert":""}`),
+		"an unknown envelope member":   edit(payloadMember, payloadMember+`,"x":1`),
+		"two mediaTypes":               edit(`{"mediaType"`, `{"mediaType":"`+bundle.MediaType+`","mediaType"`),
+		"two mediaTypes, one escaped":  edit(`{"mediaType"`, `{"\u006dediaType":"`+bundle.MediaType+`","mediaType"`),
+		"two payloads":                 edit(payloadMember, payloadMember+","+payloadMember),
+		"two payloads, one null":       edit(payloadMember, `"payload":null,`+payloadMember),
+		"two hints":                    edit(`{"hint"`, `{"hint":"","hint"`),
+		"two sigs in a signature":      edit(`{"sig"`, `{"sig":"AAAA","sig"`),
+		"two publicKeys":               edit(publicKey, publicKey+","+publicKey),
+		"two envelopes":                edit(`"dsseEnvelope"`, `"dsseEnvelope":null,"dsseEnvelope"`),
+		"another case":                 edit(`"mediaType"`, `"MediaType"`),
+		"another case inside":          edit(`"payload"`, `"Payload"`),
+		"another case as a twin":       edit(payloadMember, payloadMember+`,"Payload":"AAAA"`),
+		"snake case":                   edit("verificationMaterial", "verification_material"),
+		"snake case of the envelope":   edit("dsseEnvelope", "dsse_envelope"),
+		"snake case of the type":       edit("payloadType", "payload_type"),
+		"snake case of the key":        edit(`"publicKey"`, `"public_key"`),
+		"a message for mediaType":      edit(`"`+bundle.MediaType+`"`, "{}"),
+		"mediaType v0.1":               edit(bundle.MediaType, "application/vnd.dev.sigstore.bundle+json;version=0.1"),
+		"mediaType v0.2":               edit(bundle.MediaType, "application/vnd.dev.sigstore.bundle+json;version=0.2"),
+		"mediaType v0.4":               edit(bundle.MediaType, "application/vnd.dev.sigstore.bundle.v0.4+json"),
+		"mediaType v0.3.1":             edit(bundle.MediaType, "application/vnd.dev.sigstore.bundle.v0.3.1+json"),
+		"mediaType in capitals":        edit(bundle.MediaType, strings.ToUpper(bundle.MediaType)),
+		"mediaType with a parameter":   edit(bundle.MediaType, bundle.MediaType+"; charset=utf-8"),
+		"mediaType is empty":           edit(bundle.MediaType, ""),
+		"mediaType is null":            edit(`"`+bundle.MediaType+`"`, "null"),
+		"no mediaType":                 edit(`"mediaType":"`+bundle.MediaType+`",`, ""),
+		"no material":                  edit(publicKey, ""),
+		"material is null":             edit(`{`+publicKey+`}`, "null"),
+		"material is an array":         edit(`{`+publicKey+`}`, "[]"),
+		"publicKey is null":            edit(publicKey, `"publicKey":null`),
+		"publicKey is a string":        edit(publicKey, `"publicKey":"`+hint+`"`),
+		"a key and a certificate":      edit(publicKey, publicKey+`,"certificate":{"rawBytes":"`+cert+`"}`),
+		"a certificate and a chain":    edit(publicKey, `"certificate":{"rawBytes":"`+cert+`"},"x509CertificateChain":{"certificates":[{"rawBytes":"`+cert+`"}]}`),
+		"an empty certificate":         edit(publicKey, `"certificate":{}`),
+		"an empty chain":               edit(publicKey, `"x509CertificateChain":{"certificates":[]}`),
+		"a chain of nothing":           edit(publicKey, `"x509CertificateChain":{"certificates":[{}]}`),
+		"no content":                   edit(`,"dsseEnvelope":{`+payloadMember+`,"payloadType":"application/vnd.in-toto+json","signatures":[`+sigObject+`]}`, ""),
+		"two kinds of content":         edit(`,"dsseEnvelope"`, `,"messageSignature":{"signature":"AAAA"},"dsseEnvelope"`),
+		"no payload":                   edit(payloadMember+",", ""),
+		"payload is null":              edit(`"`+pay+`"`, "null"),
+		"payload is empty":             edit(pay, ""),
+		"payload is an object":         edit(`"`+pay+`"`, payload),
+		"payload is a number":          edit(`"`+pay+`"`, "1"),
+		"payload is not padded":        edit(pay, "AAA"),
+		"payload has a line end":       edit(pay, pay[:4]+`\n`+pay[4:]),
+		"payload ends a line":          edit(pay, pay+`\r\n`),
+		"payload has a space":          edit(pay, pay[:4]+" "+pay[4:]),
+		"payload has stray bits":       edit(pay, "AB=="),
+		"payload in the URL alphabet":  edit(pay, "-_-_"),
+		"no signatures":                edit(sigObject, ""),
+		"signatures are null":          edit("["+sigObject+"]", "null"),
+		"signatures are an object":     edit("["+sigObject+"]", sigObject),
+		"a signature is null":          edit(sigObject, "null"),
+		"a signature beside null":      edit(sigObject, sigObject+",null"),
+		"a signature is a string":      edit(sigObject, `"`+sig+`"`),
+		"the same signature twice":     edit(sigObject, sigObject+","+sigObject),
+		"a signature is empty":         edit(sigObject, `{"sig":""}`),
+		"a signature is hex":           edit(sig, "zz"),
+		"keyid is a number":            edit(sigObject, `{"sig":"`+sig+`","keyid":1}`),
+		"65 log entries":               edit(publicKey, publicKey+`,"tlogEntries":[`+strings.Repeat(entry+",", 64)+entry+`]`),
+		"a million empty log entries":  edit(publicKey, publicKey+`,"tlogEntries":[`+strings.Repeat("{},", 1_000_000)+`{}]`),
+		"a log index as a number":      withEntry(`{"logIndex":"1"`, `{"logIndex":1`),
+		"a log index with a zero":      withEntry(`{"logIndex":"1"`, `{"logIndex":"01"`),
+		"a log index with a sign":      withEntry(`{"logIndex":"1"`, `{"logIndex":"+1"`),
+		"a log index beyond int64":     withEntry(`{"logIndex":"1"`, `{"logIndex":"9223372036854775808"`),
+		"a log index as a float":       withEntry(`{"logIndex":"1"`, `{"logIndex":"1e3"`),
+		"snake case in a log entry":    withEntry(`"rootHash"`, `"root_hash"`),
+		"URL alphabet in a log entry":  withEntry(`"rootHash":"AAAA"`, `"rootHash":"__--"`),
+		"an unknown log entry member":  withEntry(`"logId"`, `"x":{},"logId"`),
+		"timestamps are an array":      edit(publicKey, publicKey+`,"timestampVerificationData":[]`),
+		"an unknown timestamp member":  edit(publicKey, publicKey+`,"timestampVerificationData":{"rfc3161Timestamps":[{"x":"AAAA"}]}`),
+		"an empty message signature":   `{"mediaType":"` + bundle.MediaType + `","verificationMaterial":{"publicKey":{}},"messageSignature":{}}`,
+		"an unknown message algorithm": `{"mediaType":"` + bundle.MediaType + `","verificationMaterial":{"publicKey":{}},"messageSignature":{"messageDigest":{"algorithm":1},"signature":"AAAA"}}`,
+	}
+	for name, data := range refused {
+		t.Run(name, func(t *testing.T) {
+			b, err := bundle.Parse([]byte(data))
+			if !errors.Is(err, bundle.ErrMalformed) || b != nil {
+				t.Fatalf("parsed: %v", err)
+			}
+			if len(err.Error()) > 1000 {
+				t.Errorf("an error of %d bytes", len(err.Error()))
+			}
+		})
+	}
+}
+
+func TestParseReadsNoMoreThanItsLimit(t *testing.T) {
+	if _, err := bundle.Parse(make([]byte, bundle.MaxSize+1)); !errors.Is(err, bundle.ErrMalformed) || !strings.Contains(err.Error(), "limit") {
+		t.Error(err)
+	}
+}
+
+func TestOneBundleManyReaders(t *testing.T) {
+	b, err := bundle.Parse([]byte(signed(t, payload)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := keyVerifier(t, privateKey(t, "p256").Public())
+	var group sync.WaitGroup
+	for range 8 {
+		group.Go(func() {
+			if got, err := b.Open(v); err != nil || string(got.Payload) != payload {
+				t.Error(err)
+			}
+		})
+	}
+	group.Wait()
+}
+
+// An error is one line of bounded length, whatever is in the bundle (rules 26, 36).
+func TestErrorsQuoteForeignText(t *testing.T) {
+	hostile := "\x1b[31m\u202e\n" + strings.Repeat("A", 1<<20)
+	member, err := json.Marshal(hostile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, data := range map[string][]byte{
+		"a media type": fmt.Appendf(nil, `{"mediaType":%s}`, member),
+		"a name":       fmt.Appendf(nil, `{%s:1}`, member),
+		"a deep name":  fmt.Appendf(nil, `{"verificationMaterial":{%s:1}}`, member),
+		"a twin":       fmt.Appendf(nil, `{"verificationMaterial":{"publicKey":{%s:1,%s:1}}}`, member, member),
+		"a number":     fmt.Appendf(nil, `{"verificationMaterial":{"tlogEntries":[{"logIndex":%s}]}}`, member),
+	} {
+		_, err := bundle.Parse(data)
+		if err == nil || len(err.Error()) > 2000 || strings.ContainsAny(err.Error(), "\x1b\u202e\n") {
+			t.Errorf("%s: %.500q", name, err)
+		}
+	}
+	b, err := bundle.Parse(handMade(t, keyMaterial, hostile, []byte(payload), []byte{1}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Open(keyVerifier(t, privateKey(t, "p256").Public())); err == nil || len(err.Error()) > 2000 || strings.ContainsAny(err.Error(), "\x1b\u202e\n") {
+		t.Errorf("payload type: %.500q", err)
+	}
+}
+
+// Every bundle here is right but in one thing; nearly all carry a true signature by the accepted key.
+func TestOpenRefuses(t *testing.T) {
+	p256, p384, p521 := privateKey(t, "p256"), privateKey(t, "p384"), privateKey(t, "p521")
+	right := signDER(t, p256, crypto.SHA256, pae(bundle.PayloadType, payload))
+	cert := base64.StdEncoding.EncodeToString(leafDER(t))
+	leafKey, err := bundle.ParsePrivateKey(readFile(t, "../testdata/certificate/leaf.key.pem"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dsse := func(sig []byte) []byte { return handMade(t, keyMaterial, bundle.PayloadType, []byte(payload), sig) }
+	if _, err := open(dsse(right), keyVerifier(t, p256.Public())); err != nil {
+		t.Fatal("the bundle that all others differ from:", err)
+	}
+	for name, tc := range map[string]struct {
+		data []byte
+		key  crypto.PublicKey
+		says string
+	}{
+		"another key of the same curve": {dsse(right), generated(t, "p256"), "did not make"},
+		"another key of another curve":  {dsse(right), p384.Public(), "did not make"},
+		"the payload was changed":       {handMade(t, keyMaterial, bundle.PayloadType, []byte(strings.Replace(payload, "00", "01", 1)), right), p256.Public(), "did not make"},
+		"the payload was cut":           {handMade(t, keyMaterial, bundle.PayloadType, []byte(payload[:len(payload)-1]), right), p256.Public(), "did not make"},
+		"another payload type, as signed (rule 4)": {
+			handMade(t, keyMaterial, "application/json", []byte(payload), signDER(t, p256, crypto.SHA256, pae("application/json", payload))), p256.Public(), "payload type"},
+		"payload type in capitals, as signed": {
+			handMade(t, keyMaterial, "application/vnd.in-toto+JSON", []byte(payload), signDER(t, p256, crypto.SHA256, pae("application/vnd.in-toto+JSON", payload))), p256.Public(), "payload type"},
+		"no payload type, as signed": {
+			handMade(t, keyMaterial, "", []byte(payload), signDER(t, p256, crypto.SHA256, pae("", payload))), p256.Public(), "payload type"},
+		"payload type moved into the payload": {
+			handMade(t, keyMaterial, bundle.PayloadType, []byte(payload), signDER(t, p256, crypto.SHA256, pae("application/json", payload))), p256.Public(), "did not make"},
+		"a message signature over a payload (rule 4)": {
+			fmt.Appendf(nil, `{"mediaType":%q,"verificationMaterial":%s,"messageSignature":{"signature":%q}}`,
+				bundle.MediaType, keyMaterial, base64.StdEncoding.EncodeToString(signDER(t, p256, crypto.SHA256, payload))), p256.Public(), "no DSSE envelope"},
+		"the payload itself was signed, without its type": {dsse(signDER(t, p256, crypto.SHA256, payload)), p256.Public(), "did not make"},
+		"the encoding before DSSE v1 (rule 30)": {
+			dsse(signDER(t, p256, crypto.SHA256, fmt.Sprintf("DSSEV1 %d %s %d b'%s'", len(bundle.PayloadType), bundle.PayloadType, len(payload), payload))), p256.Public(), "did not make"},
+		"P-256 over SHA-384":                    {dsse(signDER(t, p256, crypto.SHA384, pae(bundle.PayloadType, payload))), p256.Public(), "did not make"},
+		"P-256 over SHA-512":                    {dsse(signDER(t, p256, crypto.SHA512, pae(bundle.PayloadType, payload))), p256.Public(), "did not make"},
+		"P-384 over SHA-512":                    {dsse(signDER(t, p384, crypto.SHA512, pae(bundle.PayloadType, payload))), p384.Public(), "did not make"},
+		"P-384 over SHA-1":                      {dsse(signDER(t, p384, crypto.SHA1, pae(bundle.PayloadType, payload))), p384.Public(), "did not make"},
+		"P-521 over SHA-384":                    {dsse(signDER(t, p521, crypto.SHA384, pae(bundle.PayloadType, payload))), p521.Public(), "did not make"},
+		"a signature that is not DER":           {dsse(plain(t, right)), p256.Public(), "did not make"},
+		"a signature with a byte behind it":     {dsse(append(bytes.Clone(right), 0)), p256.Public(), "did not make"},
+		"a signature of zeros":                  {dsse([]byte{0x30, 6, 2, 1, 0, 2, 1, 0}), p256.Public(), "did not make"},
+		"a certificate's material (rule 30)":    {handMade(t, `{"certificate":{"rawBytes":"`+cert+`"}}`, bundle.PayloadType, []byte(payload), right), p256.Public(), "open certificate bundle"},
+		"a chain's material (rule 30)":          {handMade(t, `{"x509CertificateChain":{"certificates":[{"rawBytes":"`+cert+`"}]}}`, bundle.PayloadType, []byte(payload), right), p256.Public(), "open certificate bundle"},
+		"the material of a log entry (rule 30)": {handMade(t, `{"certificate":{"rawBytes":"`+cert+`"},"tlogEntries":[{}]}`, bundle.PayloadType, []byte(payload), right), p256.Public(), "open sigstore bundle"},
+		"a certificate of this very key (rule 30)": {
+			handMade(t, `{"certificate":{"rawBytes":"`+cert+`"}}`, bundle.PayloadType, []byte(payload),
+				signDER(t, leafKey.(*ecdsa.PrivateKey), crypto.SHA384, pae(bundle.PayloadType, payload))), leafKey.Public(), "takes bundles of method key only"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := keyVerifier(t, tc.key)
+			got, err := open(tc.data, v)
+			if !errors.Is(err, bundle.ErrUntrusted) || got != nil {
+				t.Fatalf("opened: %v", err)
+			}
+			if !strings.Contains(err.Error(), tc.says) {
+				t.Errorf("%v does not say %q", err, tc.says)
+			}
+		})
+	}
+
+	t.Run("two signatures, both by the key", func(t *testing.T) {
+		data := handMade(t, keyMaterial, bundle.PayloadType, []byte(payload), right, signDER(t, p256, crypto.SHA256, pae(bundle.PayloadType, payload)))
+		if _, err := bundle.Parse(data); !errors.Is(err, bundle.ErrMalformed) {
+			t.Error(err)
+		}
+	})
+	t.Run("no verifiers", func(t *testing.T) {
+		if _, err := open(dsse(right)); !errors.Is(err, bundle.ErrUntrusted) {
+			t.Error(err)
+		}
+	})
+	t.Run("a bundle that nobody parsed", func(t *testing.T) {
+		if _, err := new(bundle.Bundle).Open(keyVerifier(t, p256.Public())); !errors.Is(err, bundle.ErrUntrusted) {
+			t.Error(err)
+		}
+	})
+	t.Run("several verifiers, none of them right, are all named", func(t *testing.T) {
+		a, b := keyVerifier(t, p384.Public()), keyVerifier(t, p521.Public())
+		_, err := open(dsse(right), a, b)
+		if err == nil || !strings.Contains(err.Error(), a.String()) || !strings.Contains(err.Error(), b.String()) {
+			t.Error(err)
+		}
+	})
+	t.Run("several verifiers, one of them right", func(t *testing.T) {
+		v := keyVerifier(t, p256.Public())
+		got, err := open(dsse(right), keyVerifier(t, p384.Public()), v, keyVerifier(t, p521.Public()))
+		if err != nil || "key "+got.Signer.KeyFingerprint != v.String() {
+			t.Error(got, err)
+		}
+	})
+}
+
+// cosign signs with SHA-256 on every curve unless told otherwise.
+func TestOpenAcceptsSHA256OnLargerCurves(t *testing.T) {
+	for curve, own := range map[string]crypto.Hash{"p256": crypto.SHA256, "p384": crypto.SHA384, "p521": crypto.SHA512} {
+		key := privateKey(t, curve)
+		for _, hash := range []crypto.Hash{own, crypto.SHA256} {
+			data := handMade(t, keyMaterial, bundle.PayloadType, []byte(payload), signDER(t, key, hash, pae(bundle.PayloadType, payload)))
+			if _, err := open(data, keyVerifier(t, key.Public())); err != nil {
+				t.Errorf("%s over %v: %v", curve, hash, err)
+			}
+		}
+	}
+}
+
+// Whatever one byte becomes, the bundle is refused or says the same.
+func TestEveryByte(t *testing.T) {
+	data := []byte(signed(t, `{"_type":"x"}`))
+	v := keyVerifier(t, privateKey(t, "p256").Public())
+	want, err := open(data, v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	opened := 0
+	for i := range data {
+		for _, flip := range []byte{0x01, 0x02, 0x04, 0x10, 0x20, 0x80, 0xff} {
+			changed := bytes.Clone(data)
+			changed[i] ^= flip
+			got, err := open(changed, v)
+			if err == nil {
+				opened++
+				if !bytes.Equal(got.Payload, want.Payload) || got.Signer != want.Signer {
+					t.Fatalf("byte %d became %q: opened as %+v", i, changed[i], got)
+				}
+			} else if !errors.Is(err, bundle.ErrMalformed) && !errors.Is(err, bundle.ErrUntrusted) {
+				t.Fatalf("byte %d became %q: %v", i, changed[i], err)
+			}
+		}
+	}
+	if opened == 0 {
+		t.Error("not even another hint opens")
+	}
+	for i := range data {
+		if _, err := bundle.Parse(data[:i]); !errors.Is(err, bundle.ErrMalformed) {
+			t.Fatalf("cut at %d: %v", i, err)
+		}
+		if _, err := bundle.Parse(data[i+1:]); !errors.Is(err, bundle.ErrMalformed) {
+			t.Fatalf("begun at %d: %v", i+1, err)
+		}
+	}
+}
+
+func open(data []byte, verifiers ...bundle.Verifier) (*bundle.Verified, error) {
+	b, err := bundle.Parse(data)
+	if err != nil {
+		return nil, err
+	}
+	return b.Open(verifiers...)
+}
+
+func generated(t *testing.T, curve string) crypto.PublicKey {
+	t.Helper()
+	key, err := bundle.GenerateKey(curve)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key.Public()
+}
+
+func fingerprint(t *testing.T, curve string) string {
+	t.Helper()
+	f, err := bundle.Fingerprint(publicKey(t, filepath.Join(keysDir, curve+".pub.pem")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func leafDER(t *testing.T) []byte {
+	t.Helper()
+	block, _ := pem.Decode(readFile(t, "../testdata/certificate/leaf.pem"))
+	return block.Bytes
+}
+
+// plain is a P-256 signature as its two numbers, one behind the other.
+func plain(t *testing.T, der []byte) []byte {
+	t.Helper()
+	var sig struct{ R, S *big.Int }
+	if _, err := asn1.Unmarshal(der, &sig); err != nil {
+		t.Fatal(err)
+	}
+	return append(sig.R.FillBytes(make([]byte, 32)), sig.S.FillBytes(make([]byte, 32))...)
+}
