@@ -1,0 +1,534 @@
+package verify
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/modelsig/modelsig/bundle"
+	"github.com/modelsig/modelsig/manifest"
+)
+
+// A judge holds one verdict while it is made.
+type judge struct {
+	policy  Policy
+	subject Subject
+	report  Report
+
+	model, artifact bool // which kinds of signature approved
+
+	// What was read once and may be asked for by several candidates.
+	mappings map[string]mapped
+	hashed   map[string]manifest.Resource
+}
+
+type mapped struct {
+	mapping *Mapping
+	err     error
+}
+
+func (j *judge) reason(referrer, code, message string, unread bool) {
+	j.report.Reasons = append(j.report.Reasons, Reason{Referrer: referrer, Code: code, Message: message, unread: unread})
+}
+
+func (j *judge) warn(message string) {
+	if !slices.Contains(j.report.Warnings, message) {
+		j.report.Warnings = append(j.report.Warnings, message)
+	}
+}
+
+// A refusal is why one candidate does not count.
+type refusal struct {
+	code    string
+	message string
+	unread  bool
+}
+
+func (r *refusal) Error() string { return r.message }
+
+func refuse(code, format string, args ...any) error {
+	return &refusal{code: code, message: fmt.Sprintf(format, args...)}
+}
+
+// candidate judges one bundle and records what came of it. An error ends the
+// reading: only the context's.
+func (j *judge) candidate(ctx context.Context, c Candidate) error {
+	files, layout := j.report.Files, j.report.Layout
+	err := j.approves(ctx, c)
+	if err == nil {
+		return nil
+	}
+	if j.enough() {
+		// What does not count does not describe the yes.
+		j.report.Files, j.report.Layout = files, layout
+	}
+	if ctxErr := ctx.Err(); ctxErr != nil {
+		return ctxErr
+	}
+	if r, ok := errors.AsType[*refusal](err); ok {
+		j.reason(c.Referrer, r.code, r.message, r.unread)
+		return nil
+	}
+	if t, ok := errors.AsType[*manifest.ThreatError](err); ok {
+		code := t.Code
+		if code == "" {
+			code = CodeThreat
+		}
+		j.reason(c.Referrer, code, err.Error(), false)
+		return nil
+	}
+	// What is neither our refusal nor a threat went wrong on the way: a file
+	// could not be read. That decides nothing.
+	j.reason(c.Referrer, CodeUnread, err.Error(), true)
+	return nil
+}
+
+// approves returns nil after it has recorded a signer. The order is fixed:
+// authenticate, then parse, then compare.
+func (j *judge) approves(ctx context.Context, c Candidate) error {
+	if c.Err != nil {
+		code := CodeMalformed
+		if c.Unread {
+			code = CodeUnread
+		}
+		return &refusal{code: code, message: c.Err.Error(), unread: c.Unread}
+	}
+	parsed, err := bundle.Parse(c.Bundle)
+	if err != nil {
+		return refuse(CodeMalformed, "%v", err)
+	}
+	opened, err := parsed.Open(j.policy.Verifiers...)
+	switch {
+	case errors.Is(err, bundle.ErrMalformed):
+		return refuse(CodeMalformed, "%v", err)
+	case err != nil:
+		return refuse(CodeUntrusted, "%v", err)
+	}
+	st, err := manifest.ParseStatement(opened.Payload)
+	if err != nil {
+		return refuse(CodeMalformed, "signed statement: %v", err)
+	}
+	signer := Signer{Identity: opened.Signer, Referrer: c.Referrer}
+	switch {
+	case st.PredicateType == PredicateArtifact:
+		return j.artifactSignature(ctx, st, signer)
+	case manifest.IsOMS(st.PredicateType):
+		return j.modelSignature(ctx, st, signer)
+	}
+	return refuse(CodeNotApproval, "signed, but its predicate type %q does not approve", st.PredicateType)
+}
+
+// artifactSignature judges a statement whose one subject is a manifest.
+func (j *judge) artifactSignature(ctx context.Context, st *manifest.Statement, signer Signer) error {
+	a := j.subject.Artifact
+	if a == nil {
+		return refuse(CodeNotApproval, "an artifact signature names a manifest, and says nothing about local files")
+	}
+	if len(st.Subject) != 1 {
+		return refuse(CodeMalformed, "artifact signature with %d subjects, want 1", len(st.Subject))
+	}
+	subject := st.Subject[0]
+	digest, ok := subject.Digest["sha256"]
+	switch {
+	case !ok || len(subject.Digest) != 1:
+		return refuse(CodeMalformed, "artifact signature without exactly one sha256 digest")
+	case "sha256:"+digest != a.Manifest.Digest.String():
+		return refuse(CodeOtherSubject, "signed for manifest sha256:%s, this is %s", quoteHex(digest), a.Manifest.Digest)
+	}
+	// A model that names its files in a hostile way is not used, whoever
+	// signed it.
+	mapping, err := j.mapArtifact("")
+	if threat, ok := errors.AsType[*manifest.ThreatError](err); ok {
+		return threat
+	}
+	if local := j.subject.Local; local != nil && a.FileName == "" {
+		if err != nil {
+			return refuse(CodeUnmapped, "a folder cannot be held against this artifact: %v", err)
+		}
+		if err := j.compareLocal(ctx, resources(mapping), mappedIgnore()); err != nil {
+			return err
+		}
+	} else if mapping != nil {
+		j.countFiles(mapping)
+	}
+	if mapping != nil {
+		j.report.Layout = mapping.Layout
+	} else {
+		j.warnUnmapped(err)
+	}
+	signer.Kind = "artifact"
+	signer.Repository = textAnnotation(subject, AnnotationRepository)
+	signer.Tag = textAnnotation(subject, AnnotationTag)
+	j.approve(signer, StrengthManifest)
+	j.artifact = true
+	return nil
+}
+
+// modelSignature judges an OMS statement.
+func (j *judge) modelSignature(ctx context.Context, st *manifest.Statement, signer Signer) error {
+	signed, err := st.Manifest()
+	if err != nil {
+		return refuse(CodeMalformed, "signed OMS statement: %v", err)
+	}
+	binding, err := parseBinding(st.Subject[0].Annotations)
+	if err != nil {
+		return refuse(CodeBinding, "%v", err)
+	}
+	signer.Kind = "model"
+	if binding != nil {
+		signer.Repository, signer.Tag = binding.Repository, binding.Tag
+	}
+
+	a, local := j.subject.Artifact, j.subject.Local
+	strength := StrengthFiles
+	switch {
+	case a == nil:
+		err = j.compareLocal(ctx, signed.Resources, ignoreOf(signed))
+	case a.FileName != "" && !isAbout(binding, a) && lists(signed, a.FileName):
+		// The file is one of the signed files, and not the manifest that the
+		// statement names: its bytes count, whatever they look like.
+		err = j.compareLocal(ctx, signed.Resources, ignoreOf(signed))
+	default:
+		if strength, err = j.compareArtifact(binding, signed); err != nil {
+			return err
+		}
+		if local != nil && a.FileName == "" {
+			err = j.compareLocal(ctx, signed.Resources, ignoreOf(signed))
+		}
+	}
+	if err != nil {
+		return err
+	}
+	j.approve(signer, strength)
+	j.model = true
+	return nil
+}
+
+// approve records a yes. The strongest reading found is the one reported.
+func (j *judge) approve(s Signer, strength Strength) {
+	j.report.Signers = append(j.report.Signers, s)
+	if j.report.Binding == "" || strength == StrengthManifest {
+		j.report.Binding = strength
+	}
+}
+
+func isAbout(b *Binding, a *Artifact) bool { return b != nil && b.names(a.Manifest) == nil }
+
+// lists reports whether the statement has a file of that name, in any folder:
+// a caller may have named a single file of a larger model. Letter case does not
+// count, because some file systems open a file under either. "." is how old
+// writers call the one file.
+func lists(m *manifest.Manifest, name string) bool {
+	return slices.ContainsFunc(m.Resources, func(r manifest.Resource) bool {
+		return r.Name == "." || strings.EqualFold(path.Base(r.Name), name)
+	})
+}
+
+// compareArtifact holds a statement against a manifest, and says how strong
+// the yes is.
+func (j *judge) compareArtifact(binding *Binding, signed *manifest.Manifest) (Strength, error) {
+	a := j.subject.Artifact
+	if binding != nil {
+		if err := binding.names(a.Manifest); err != nil {
+			if mapping, mapErr := j.mapArtifact(binding.PathAnnotation); mapErr == nil && manifest.Compare(signed.Resources, resources(mapping)).Empty() {
+				return "", refuse(CodeOtherSubject, "%v: the files are the same, the manifest was changed", err)
+			}
+			return "", refuse(CodeOtherSubject, "%v", err)
+		}
+		mapping, err := j.mapArtifact(binding.PathAnnotation)
+		switch threat, ok := errors.AsType[*manifest.ThreatError](err); {
+		case ok:
+			return "", threat
+		case err != nil:
+			// The digest covers every layer; a reading by files is not
+			// demanded for it.
+			j.report.Layout = binding.Layout
+			j.warnUnmapped(err)
+			return StrengthManifest, nil
+		}
+		// Whatever the layout is called: where layers are raw and named, they
+		// are the signed files (rule 9).
+		if err := j.compareLayers(signed, mapping); err != nil {
+			return "", err
+		}
+		j.report.Layout = binding.Layout
+		return StrengthManifest, nil
+	}
+
+	mapping, signed, err := j.mapUnbound(signed)
+	switch threat, ok := errors.AsType[*manifest.ThreatError](err); {
+	case ok:
+		return "", threat
+	case err != nil:
+		return "", refuse(CodeUnmapped, "the statement names no manifest, and it cannot be compared with the layers: %v", err)
+	}
+	if err := j.compareLayers(signed, mapping); err != nil {
+		return "", err
+	}
+	switch {
+	case len(mapping.Uncovered) > 0:
+		return "", refuse(CodeUncovered, "the files are the signed ones, but the statement names no manifest, and this is covered by nothing: %s", strings.Join(mapping.Uncovered, ", "))
+	case j.policy.Binding != StrengthLayers:
+		return "", refuse(CodeWeak, "the statement names no manifest (%s), and %s is wanted", StrengthLayers, StrengthManifest)
+	}
+	if len(mapping.GitFiles) > 0 {
+		j.warn("not signed, not covered: " + quoteNames(mapping.GitFiles))
+	}
+	return StrengthLayers, nil
+}
+
+// warnUnmapped notes that a yes rests on the manifest's digest alone.
+func (j *judge) warnUnmapped(err error) {
+	j.warn(fmt.Sprintf("the layers were not compared as files, the manifest digest covers them: %v", err))
+}
+
+// compareLayers wants the signed files and the layers' files to be the same:
+// no ignore rule ever excuses a layer (rule 8).
+func (j *judge) compareLayers(signed *manifest.Manifest, mapping *Mapping) error {
+	diff := manifest.Compare(signed.Resources, resources(mapping))
+	if !diff.Empty() {
+		j.report.Files.Missing, j.report.Files.Changed, j.report.Files.Extra = diff.Missing, diff.Changed, diff.Extra
+		return refuse(CodeFiles, "the layers are not the signed files: %s", describe(diff))
+	}
+	j.report.Layout = mapping.Layout
+	j.countFiles(mapping)
+	return nil
+}
+
+// mapUnbound maps for a statement that names no manifest. Such statements may
+// list blobs that are no files under a name of Pseudo: where no layer has that
+// name, the entry covers the blob and is left out of the comparison.
+func (j *judge) mapUnbound(signed *manifest.Manifest) (*Mapping, *manifest.Manifest, error) {
+	pseudo := map[string]digest.Digest{}
+	for _, r := range signed.Resources {
+		if d, ok := j.subject.Artifact.Pseudo[r.Name]; ok && r.Algorithm == "sha256" && hex.EncodeToString(r.Digest) == d.Encoded() {
+			pseudo[r.Name] = d
+		}
+	}
+	if len(pseudo) == 0 {
+		mapping, err := j.mapArtifact("")
+		return mapping, signed, err
+	}
+	mapping, err := j.subject.Artifact.Map("", slices.Collect(maps.Values(pseudo))...)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, f := range mapping.Files {
+		if _, ok := pseudo[f.Name]; ok {
+			// A layer has the name: the entry is that file, and covers no
+			// other blob.
+			mapping, err := j.mapArtifact("")
+			return mapping, signed, err
+		}
+	}
+	rest := *signed
+	rest.Resources = slices.DeleteFunc(slices.Clone(signed.Resources), func(r manifest.Resource) bool {
+		_, ok := pseudo[r.Name]
+		return ok
+	})
+	return mapping, &rest, nil
+}
+
+// mapArtifact maps once per path annotation.
+func (j *judge) mapArtifact(pathAnnotation string) (*Mapping, error) {
+	if m, ok := j.mappings[pathAnnotation]; ok {
+		return m.mapping, m.err
+	}
+	mapping, err := j.subject.Artifact.Map(pathAnnotation)
+	if j.mappings == nil {
+		j.mappings = map[string]mapped{}
+	}
+	j.mappings[pathAnnotation] = mapped{mapping, err}
+	if err == nil {
+		for _, w := range mapping.Warnings {
+			j.warn(w)
+		}
+	}
+	return mapping, err
+}
+
+func (j *judge) countFiles(mapping *Mapping) {
+	if j.subject.Local != nil && j.subject.Artifact.FileName == "" {
+		return // the local files are what is counted
+	}
+	j.report.Files.Count, j.report.Files.Bytes = len(mapping.Files), 0
+	for _, f := range mapping.Files {
+		j.report.Files.Bytes += f.Size
+	}
+}
+
+func resources(mapping *Mapping) []manifest.Resource {
+	out := make([]manifest.Resource, len(mapping.Files))
+	for i, f := range mapping.Files {
+		out[i] = manifest.Resource{Name: f.Name, Digest: f.Digest, Algorithm: "sha256"}
+	}
+	return out
+}
+
+// ignoreOf is what a statement leaves out by its signer's wish.
+func ignoreOf(m *manifest.Manifest) manifest.Ignore {
+	return manifest.Ignore(m.Serialization.IgnorePaths)
+}
+
+// mappedIgnore is what a reading of layers leaves out: nothing of its own.
+func mappedIgnore() manifest.Ignore { return nil }
+
+// compareLocal hashes the listed files that are there and holds them against
+// the list. recorded are the signer's ignore paths: they hide files that are
+// not listed, and are reported (rules 8, 29).
+func (j *judge) compareLocal(ctx context.Context, listed []manifest.Resource, recorded manifest.Ignore) error {
+	local := j.subject.Local
+	j.report.Hashed = true
+	want := make(map[string]manifest.Resource, len(listed))
+	for _, r := range listed {
+		if local.IsFile && r.Name == "." && len(local.Files) == 1 {
+			r.Name = local.Files[0].Name // as old writers call the one file
+		}
+		want[r.Name] = r
+	}
+	var toHash []manifest.File
+	var diff manifest.Diff
+	var ignored []string
+	var size int64
+	found := make(map[string]bool, len(local.Files))
+	for _, f := range local.Files {
+		switch _, ok := want[f.Name]; {
+		case ok && f.Problem != nil:
+			return f.Problem
+		case ok:
+			found[f.Name] = true
+			size += f.Size
+			if _, done := j.hashed[f.Name]; !done {
+				toHash = append(toHash, f)
+			}
+		case j.ignores(f.Name, recorded):
+			ignored = append(ignored, f.Name)
+		case f.Problem != nil && !j.policy.IgnoreUnsignedFiles:
+			return f.Problem
+		default:
+			diff.Extra = append(diff.Extra, f.Name)
+		}
+	}
+	for name := range want {
+		if !found[name] {
+			diff.Missing = append(diff.Missing, name)
+		}
+	}
+	slices.Sort(diff.Missing)
+	slices.Sort(diff.Extra)
+	slices.Sort(ignored)
+
+	if err := j.hash(ctx, toHash); err != nil {
+		return err
+	}
+	for name, r := range want {
+		if found[name] && !manifest.Compare([]manifest.Resource{r}, []manifest.Resource{j.hashed[name]}).Empty() {
+			diff.Changed = append(diff.Changed, name)
+		}
+	}
+	slices.Sort(diff.Changed)
+
+	files := &j.report.Files
+	files.Count, files.Bytes, files.Ignored = len(found), size, ignored
+	extra := diff.Extra
+	if j.policy.IgnoreUnsignedFiles {
+		diff.Extra = nil
+	}
+	files.Missing, files.Changed, files.Extra = diff.Missing, diff.Changed, diff.Extra
+	if !diff.Empty() {
+		return refuse(CodeFiles, "the files are not the signed ones: %s", describe(diff))
+	}
+	if len(extra) > 0 && j.policy.IgnoreUnsignedFiles {
+		j.warn("not signed: " + quoteNames(extra))
+	}
+	return nil
+}
+
+// ignores reports whether a file that is not listed may be there.
+func (j *judge) ignores(name string, recorded manifest.Ignore) bool {
+	return recorded.Match(name) || j.policy.IgnorePaths.Match(name) || j.subject.Local.Own.Match(name) ||
+		!j.policy.IncludeGitPaths && manifest.Ignore(manifest.GitPaths()).Match(name)
+}
+
+// hash reads each local file at most once a verdict.
+func (j *judge) hash(ctx context.Context, files []manifest.File) error {
+	if len(files) == 0 {
+		return nil
+	}
+	h := j.subject.Local.Hasher
+	if h == nil {
+		h = new(manifest.Hasher)
+	}
+	got, err := h.Hash(ctx, files)
+	if errors.Is(err, manifest.ErrChanged) {
+		return refuse(CodeFiles, "%v", err)
+	}
+	if err != nil {
+		return err
+	}
+	if j.hashed == nil {
+		j.hashed = make(map[string]manifest.Resource, len(got))
+	}
+	for _, r := range got {
+		j.hashed[r.Name] = r
+	}
+	return nil
+}
+
+// textAnnotation returns a string annotation, "" if it is not there or no string.
+func textAnnotation(s manifest.Subject, name string) string {
+	var text string
+	if err := json.Unmarshal(s.Annotations[name], &text); err != nil {
+		return ""
+	}
+	return text
+}
+
+// describe says what differs, in the words and the order of a report.
+func describe(d manifest.Diff) string {
+	var parts []string
+	for _, p := range []struct {
+		what  string
+		names []string
+	}{{"changed", d.Changed}, {"missing", d.Missing}, {"not signed", d.Extra}} {
+		if len(p.names) > 0 {
+			parts = append(parts, p.what+": "+quoteNames(p.names))
+		}
+	}
+	return strings.Join(parts, "; ")
+}
+
+// maxNamed bounds how many names a message quotes; a report has them all.
+const maxNamed = 5
+
+func quoteNames(names []string) string {
+	var b strings.Builder
+	for i, n := range names {
+		if i == maxNamed {
+			fmt.Fprintf(&b, " and %d more", len(names)-maxNamed)
+			break
+		}
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(strconv.Quote(n))
+	}
+	return b.String()
+}
+
+// quoteHex shows a digest that somebody else wrote.
+func quoteHex(s string) string {
+	if _, err := hex.DecodeString(s); err == nil && len(s) == 64 {
+		return s
+	}
+	return strconv.Quote(s)
+}
