@@ -1,0 +1,104 @@
+package modelsig
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/modelsig/modelsig/bundle"
+	"github.com/modelsig/modelsig/manifest"
+	"github.com/modelsig/modelsig/referrers"
+	"github.com/modelsig/modelsig/verify"
+)
+
+// A Listing is what is attached to an artifact. Nothing in it is verified.
+type Listing struct {
+	Reference string // canonical, with the digest
+	Digest    string
+	Referrers []Attached
+	// Incomplete is why there may be more; nil if this is everything.
+	Incomplete error
+}
+
+// Attached is one referrer, as it describes itself.
+type Attached struct {
+	Digest        string
+	ArtifactType  string
+	PredicateType string // of the statement inside; "" if it is no bundle
+	Kind          string // "model", "artifact", "statement" or "other"
+	Method        string // "key", "certificate", "sigstore"; "" if it is no bundle
+	Signer        string // the key hint or certificate subject it claims
+	Issuer        string
+	Created       string // as claimed, RFC 3339
+	Size          int64  // bytes of the bundle, or of the manifest
+	Source        string // where it was listed
+	Problem       string // why it could not be read; "" if it was
+	Bundle        []byte // nil if it is no bundle, or could not be read
+}
+
+// List reads what is attached to the artifact that ref names: kind, signer as
+// claimed, time, size. It authenticates nothing.
+func (c *Client) List(ctx context.Context, ref string) (*Listing, error) {
+	model, err := c.open(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	found, err := c.listing(ctx, model, "")
+	if err != nil {
+		return nil, err
+	}
+	out := &Listing{Reference: model.Reference.String(), Digest: model.Manifest.Descriptor.Digest.String()}
+	for candidate := range found.Read(ctx) {
+		out.Referrers = append(out.Referrers, attached(candidate))
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	out.Incomplete = found.Incomplete
+	return out, nil
+}
+
+func attached(c referrers.Candidate) Attached {
+	a := Attached{
+		Digest:        c.Descriptor.Digest.String(),
+		ArtifactType:  c.ArtifactType,
+		PredicateType: c.PredicateType,
+		Kind:          "other",
+		Size:          c.Descriptor.Size,
+		Source:        c.Source,
+	}
+	if !c.Created.IsZero() {
+		a.Created = c.Created.UTC().Format(time.RFC3339)
+	}
+	switch {
+	case errors.Is(c.Err, referrers.ErrNotBundle):
+		return a
+	case c.Err != nil:
+		a.Problem = c.Err.Error()
+		return a
+	}
+	a.Size, a.Bundle = int64(len(c.Bundle)), c.Bundle
+	claims, err := bundle.InsecureClaims(c.Bundle)
+	if err != nil {
+		a.Problem = err.Error()
+		return a
+	}
+	a.Method, a.Signer, a.Issuer = claims.Method, claims.Hint, claims.Issuer
+	if claims.Subject != "" {
+		a.Signer = claims.Subject
+	}
+	a.Kind = "statement"
+	st, err := manifest.ParseStatement(claims.Payload)
+	if err != nil {
+		a.Problem = err.Error()
+		return a
+	}
+	a.PredicateType = st.PredicateType
+	switch {
+	case st.PredicateType == verify.PredicateArtifact:
+		a.Kind = "artifact"
+	case manifest.IsOMS(st.PredicateType):
+		a.Kind = "model"
+	}
+	return a
+}

@@ -1,0 +1,238 @@
+package modelsig
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/modelsig/modelsig/bundle"
+	"github.com/modelsig/modelsig/manifest"
+	"github.com/modelsig/modelsig/verify"
+)
+
+// SignDir hashes the folder or single file at path and signs it. Nothing is
+// written: the bundle is in the result, and [WriteSignature] puts it in a file.
+func (c *Client) SignDir(ctx context.Context, path string, signer Signer, o SignOptions) (*Signature, error) {
+	if o.ArtifactOnly {
+		return nil, fmt.Errorf("sign %s: an artifact signature is for artifacts in registries and layouts", path)
+	}
+	local, err := c.readDir(ctx, path, o)
+	if err != nil {
+		return nil, err
+	}
+	sig := &Signature{Target: path, Warnings: local.warnings}
+	if err := sig.model(local.oms, local.name, nil, local.files); err != nil {
+		return nil, err
+	}
+	if o.DryRun {
+		return sig, nil
+	}
+	return signStatements(ctx, signer, sig)
+}
+
+// A localModel is a folder or file that was hashed.
+type localModel struct {
+	name     string
+	files    []manifest.File
+	oms      *manifest.Manifest
+	warnings []string
+}
+
+// readDir hashes what a signature of path would list.
+func (c *Client) readDir(ctx context.Context, path string, o SignOptions) (*localModel, error) {
+	dir, err := manifest.Open(path, manifest.OpenOptions{AllowSymlinks: o.AllowSymlinks})
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	ignore, err := ignoredPaths(dir, o)
+	if err != nil {
+		return nil, err
+	}
+	files, err := dir.Files(ctx, ignore)
+	if err != nil {
+		return nil, err
+	}
+	names := make([]string, len(files))
+	for i, f := range files {
+		names[i] = f.Name
+	}
+	threats, err := manifest.CheckNames(names, o.Allow)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	resources, err := c.hasher(files).Hash(ctx, files)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	oms, err := manifest.New(resources, ignore)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	// Verifiers of OMS read links only where the signer says that he did
+	// (OMS §6.1.1). Ours ask their caller.
+	oms.Serialization.AllowSymlinks = o.AllowSymlinks
+	local := &localModel{name: dir.Name(), files: files, oms: oms}
+	for _, t := range threats {
+		local.warnings = append(local.warnings, t.Error())
+	}
+	return local, nil
+}
+
+// ignoredPaths is what a folder's signature leaves out: the git names, the
+// signature file where it lies inside the model, and what the caller asked
+// for. With IncludeGitPaths the git names are signed, and so not recorded.
+func ignoredPaths(dir *manifest.Dir, o SignOptions) (manifest.Ignore, error) {
+	if dir.IsFile() {
+		return nil, nil
+	}
+	var ignore manifest.Ignore
+	add := func(names ...string) {
+		for _, n := range names {
+			if !slices.Contains(ignore, n) {
+				ignore = append(ignore, n)
+			}
+		}
+	}
+	if !o.IncludeGitPaths {
+		add(manifest.GitPaths()...)
+	}
+	if o.SignatureFile != "" {
+		if rel, ok := dir.Rel(o.SignatureFile); ok {
+			add(rel)
+		}
+	}
+	asked, err := relativePaths(dir, o.IgnorePaths)
+	if err != nil {
+		return nil, err
+	}
+	add(asked...)
+	return ignore, nil
+}
+
+// relativePaths turns paths as a caller writes them, relative to the model or
+// absolute, into names inside the model. Absolute paths outside it are no
+// matter of this model and are left out, as OMS tools do.
+func relativePaths(dir *manifest.Dir, paths []string) ([]string, error) {
+	var out []string
+	for _, p := range paths {
+		name := filepath.ToSlash(filepath.Clean(p))
+		if filepath.IsAbs(p) {
+			rel, ok := dir.Rel(p)
+			if !ok {
+				continue
+			}
+			name = rel
+		}
+		if name == "." || name == ".." || strings.HasPrefix(name, "../") {
+			return nil, fmt.Errorf("ignore path %q: not inside the model", p)
+		}
+		out = append(out, name)
+	}
+	return out, nil
+}
+
+// local opens a folder or file for a verdict.
+func (c *Client) local(ctx context.Context, path string, policy *Policy, o VerifyOptions) (*verify.Local, *manifest.Dir, error) {
+	dir, err := manifest.Open(path, manifest.OpenOptions{AllowSymlinks: o.AllowSymlinks})
+	if err != nil {
+		return nil, nil, err
+	}
+	asked, err := relativePaths(dir, o.IgnorePaths)
+	if err != nil {
+		return nil, nil, errors.Join(err, dir.Close())
+	}
+	policy.IgnorePaths = append(slices.Clone(policy.IgnorePaths), asked...)
+	local := &verify.Local{IsFile: dir.IsFile()}
+	if o.SignatureFile != "" && !dir.IsFile() {
+		if rel, ok := dir.Rel(o.SignatureFile); ok {
+			local.Own = manifest.Ignore{rel}
+		}
+	}
+	// Files that may be ignored are walked as well: a statement may list
+	// them, and what is listed is never ignored.
+	local.Files, err = dir.All(ctx)
+	if err != nil {
+		return nil, nil, errors.Join(err, dir.Close())
+	}
+	local.Hasher = c.hasher(local.Files)
+	return local, dir, nil
+}
+
+// VerifyDir decides about the local folder or single file at path by the
+// bundle in o.SignatureFile.
+func (c *Client) VerifyDir(ctx context.Context, path string, policy Policy, o VerifyOptions) (*Verification, error) {
+	data, err := ReadSignature(o.SignatureFile)
+	if err != nil {
+		return nil, err
+	}
+	local, dir, err := c.local(ctx, path, &policy, o)
+	if err != nil {
+		return nil, refusedInput(path, err)
+	}
+	defer dir.Close()
+	subject := verify.Subject{Local: local}
+	return decide(ctx, Verification{Target: path, Kind: dirKind(dir)}, policy, subject, oneBundle(o.SignatureFile, data))
+}
+
+// VerifyDirAgainst decides about the local folder or file at path by the
+// signatures that are attached to an artifact, and by its layers.
+func (c *Client) VerifyDirAgainst(ctx context.Context, path, ref string, policy Policy, o VerifyOptions) (*Verification, error) {
+	model, err := c.open(ctx, ref)
+	if err != nil {
+		return nil, refusedInput(ref, err)
+	}
+	local, dir, err := c.local(ctx, path, &policy, o)
+	if err != nil {
+		return nil, refusedInput(path, err)
+	}
+	defer dir.Close()
+	v := Verification{Target: path, Kind: dirKind(dir), Reference: model.Reference.String(), Pinned: pinned(model.Reference), Digest: model.Manifest.Descriptor.Digest.String()}
+	return c.verifyModel(ctx, v, model, local, policy, o)
+}
+
+func dirKind(dir *manifest.Dir) string {
+	if dir.IsFile() {
+		return KindFile
+	}
+	return KindDir
+}
+
+// ReadSignature reads a bundle from a file, up to [bundle.MaxSize].
+func ReadSignature(path string) ([]byte, error) {
+	if path == "" {
+		return nil, errors.New("no signature file is named")
+	}
+	return readFile(path, bundle.MaxSize)
+}
+
+// WriteSignature writes a bundle to path: to a temporary name first, then by
+// rename, so that the file is there whole or not at all. An existing file is
+// replaced only if it is a Sigstore bundle, or with force.
+func WriteSignature(path string, data []byte, force bool) error {
+	switch info, err := os.Lstat(path); {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return err
+	case !info.Mode().IsRegular():
+		return fmt.Errorf("write %s: it exists and is not a regular file", path)
+	case !force:
+		old, err := readFile(path, bundle.MaxSize)
+		if err != nil {
+			return fmt.Errorf("write %s: %w", path, err)
+		}
+		if _, err := bundle.Parse(old); err != nil {
+			return fmt.Errorf("write %s: %w", path, ErrNotSignature)
+		}
+	}
+	return writeFile(path, data, 0o644)
+}
+
+// ErrNotSignature is returned by [WriteSignature] where something that is not
+// a signature would be replaced.
+var ErrNotSignature = errors.New("the file exists and is not a signature")

@@ -1,0 +1,193 @@
+// Package modelsig signs machine-learning models where they live, in OCI
+// registries, and says whether a model is signed by whom you trust.
+//
+// Two verbs do the common thing:
+//
+//	signer, err := modelsig.KeySigner(pem, nil)
+//	_, err = modelsig.Sign(ctx, "registry.example.com/acme/tiny:v1", signer)
+//
+//	policy, err := modelsig.KeyPolicy(publicPEM)
+//	report, err := modelsig.Verify(ctx, "registry.example.com/acme/tiny:v1", policy)
+//
+// A [Client] has the rest: local folders and files, manifests on disk, image
+// layouts, and everything that can be set.
+//
+// # Answers
+//
+// Verify returns a report and nil for yes. No is an error that wraps
+// [ErrRefused], with everything that is known in an [*verify.Error]; what
+// could not be decided wraps [ErrUnknown]. Every other error is about the
+// call: a missing file, a registry that did not answer.
+//
+// # What is signed
+//
+// One act of signing makes two bundles. The model signature is an OpenSSF
+// Model Signing (OMS) v1.0 statement: the files a consumer gets, by name and
+// digest, and the digest of the OCI manifest in an annotation. The artifact
+// signature is what cosign writes: a statement about that manifest's digest.
+// Both are attached to the manifest as referrers.
+package modelsig
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"github.com/modelsig/modelsig/bundle"
+	"github.com/modelsig/modelsig/manifest"
+	"github.com/modelsig/modelsig/oci"
+	"github.com/modelsig/modelsig/referrers"
+	"github.com/modelsig/modelsig/verify"
+)
+
+// The nouns of this package, so that the common thing needs no second import.
+type (
+	// A Signer signs statements into bundles: see [KeySigner].
+	Signer = bundle.Signer
+	// A Policy says whom to believe: see [KeyPolicy]. Its zero value trusts
+	// nobody.
+	Policy = verify.Policy
+	// A Report is the answer of a verification.
+	Report = verify.Report
+)
+
+var (
+	// ErrRefused: it is certain that the model is not signed as the policy
+	// wants, or its input is hostile.
+	ErrRefused = verify.ErrRefused
+	// ErrUnknown: nothing said yes, and something could not be read.
+	ErrUnknown = verify.ErrUnknown
+)
+
+// A Client signs and verifies. The zero value is ready: it asks registries
+// without credentials. Set the fields before the first call; after that a
+// Client may be used by many goroutines.
+type Client struct {
+	// Registry says how registries are reached.
+	Registry oci.Options
+
+	// MaxReferrers bounds how many referrers one verdict reads; 0: 1,000.
+	MaxReferrers int
+
+	// Jobs bounds how many files are hashed or uploaded at once; 0: the
+	// number of CPUs.
+	Jobs int
+
+	// Progress is called as bytes are hashed and uploaded, with the running
+	// count and the total, from several goroutines. nil: silent.
+	Progress func(done, total int64)
+
+	// Logger gets what may help to find a fault; nil: silent.
+	Logger *slog.Logger
+
+	once   sync.Once
+	client *oci.Client
+	err    error
+}
+
+// Sign signs the artifact that ref names, with Docker's credentials, and
+// attaches both signatures. It reads no layer.
+func Sign(ctx context.Context, ref string, signer Signer) (*Signature, error) {
+	c, err := withDockerCredentials()
+	if err != nil {
+		return nil, err
+	}
+	return c.Sign(ctx, ref, signer, SignOptions{})
+}
+
+// Verify decides about the artifact that ref names, with Docker's credentials.
+func Verify(ctx context.Context, ref string, policy Policy) (*Verification, error) {
+	c, err := withDockerCredentials()
+	if err != nil {
+		return nil, err
+	}
+	return c.Verify(ctx, ref, policy, VerifyOptions{})
+}
+
+func withDockerCredentials() (*Client, error) {
+	credentials, err := oci.DockerCredentials()
+	if err != nil {
+		return nil, err
+	}
+	return &Client{Registry: oci.Options{Credentials: credentials}}, nil
+}
+
+// KeySigner signs with a private key in PEM: SEC1 or PKCS#8, ECDSA P-256,
+// P-384 or P-521. password is called at most once, and only if the key is
+// encrypted; nil: an encrypted key is an error.
+func KeySigner(pem []byte, password func() ([]byte, error)) (Signer, error) {
+	key, err := bundle.ParsePrivateKey(pem, password)
+	if err != nil {
+		return nil, err
+	}
+	return bundle.NewKeySigner(key)
+}
+
+// KeyPolicy accepts what any of these public keys (PEM, one key each) signed,
+// for an artifact only when the statement names its manifest. No keys: a
+// policy that trusts nobody.
+func KeyPolicy(pems ...[]byte) (Policy, error) {
+	var p Policy
+	for i, data := range pems {
+		key, err := bundle.ParsePublicKey(data)
+		if err != nil {
+			return Policy{}, fmt.Errorf("public key %d: %w", i+1, err)
+		}
+		v, err := bundle.NewKeyVerifier(key)
+		if err != nil {
+			return Policy{}, fmt.Errorf("public key %d: %w", i+1, err)
+		}
+		p.Verifiers = append(p.Verifiers, v)
+	}
+	return p, nil
+}
+
+// registry returns the one client that every registry request goes through.
+func (c *Client) registry() (*oci.Client, error) {
+	c.once.Do(func() {
+		o := c.Registry
+		if o.Logger == nil {
+			o.Logger = c.Logger
+		}
+		c.client, c.err = oci.NewClient(o)
+	})
+	return c.client, c.err
+}
+
+// open resolves a reference, once.
+func (c *Client) open(ctx context.Context, ref string) (*oci.Model, error) {
+	r, err := oci.ParseReference(ref)
+	if err != nil {
+		return nil, err
+	}
+	client, err := c.registry()
+	if err != nil {
+		return nil, err
+	}
+	return client.Open(ctx, r)
+}
+
+// store is where a model's referrers live.
+func store(m *oci.Model) referrers.Store {
+	if m.Layout != nil {
+		return referrers.InLayout(m.Layout)
+	}
+	return referrers.InRepository(m.Repository)
+}
+
+func (c *Client) limits() referrers.Limits {
+	return referrers.Limits{Read: c.MaxReferrers}
+}
+
+// hasher hashes with the client's settings.
+func (c *Client) hasher(files []manifest.File) *manifest.Hasher {
+	return &manifest.Hasher{Jobs: c.Jobs, Progress: c.progress(files)}
+}
+
+func (c *Client) log() *slog.Logger {
+	if c.Logger == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return c.Logger
+}

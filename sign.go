@@ -1,0 +1,437 @@
+package modelsig
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/modelsig/modelsig/bundle"
+	"github.com/modelsig/modelsig/manifest"
+	"github.com/modelsig/modelsig/oci"
+	"github.com/modelsig/modelsig/referrers"
+	"github.com/modelsig/modelsig/verify"
+)
+
+// SignOptions are what may be said about one act of signing. The zero value
+// makes both signatures and attaches them.
+type SignOptions struct {
+	// ModelOnly and ArtifactOnly leave out the other signature of an artifact.
+	// ArtifactOnly reads no layer and works for any shape of artifact.
+	ModelOnly, ArtifactOnly bool
+
+	// NoAttach signs and attaches nothing; the bundles are in the result.
+	NoAttach bool
+
+	// DryRun says what would be signed: the statements are in the result, and
+	// nothing is signed or attached.
+	DryRun bool
+
+	// RequireDigest refuses references without a digest: a tag may move
+	// between the moment the model was checked and the moment it is signed.
+	RequireDigest bool
+
+	// Annotations are recorded in the artifact signature. Names that begin
+	// with "modelsig." are refused.
+	Annotations map[string]string
+
+	// Layout refuses an artifact whose layers are read as files in another
+	// way; "": whatever is found is used and recorded.
+	Layout string
+
+	// PathAnnotation picks "title" or "filepath" where layers have both and
+	// they differ. "": refused then.
+	PathAnnotation string
+
+	// Allow accepts ambiguous inputs by name; nil refuses them all.
+	Allow manifest.Allow
+
+	// IgnorePaths are left out of the signature of a local folder, and
+	// recorded in it: files or folders, relative to the model or absolute.
+	IgnorePaths []string
+
+	// IncludeGitPaths signs .git, .gitignore, .gitattributes and .github at
+	// the top of a local folder like all else. By default they are left out,
+	// and that is recorded.
+	IncludeGitPaths bool
+
+	// AllowSymlinks follows links to regular files inside a local folder.
+	AllowSymlinks bool
+
+	// SignatureFile is where the signature of a local model will lie; it is
+	// left out of the model. The caller writes it.
+	SignatureFile string
+}
+
+// A Signature is what one act of signing made or, with DryRun, would make.
+type Signature struct {
+	Target     string   // what was signed, canonical
+	Pinned     string   // REPO@DIGEST; "" without a registry or layout
+	Digest     string   // of the manifest; "" for local files
+	Layout     string   // how layers were read as files; "" for local files
+	Root       string   // OMS root digest in hex; "" if there is no model signature
+	Files      int      // files in the model signature
+	Bytes      int64    // their size
+	Model      *Signed  // nil with ArtifactOnly
+	Artifact   *Signed  // nil with ModelOnly, and for local files
+	Unchanged  bool     // both signatures were there and verify: nothing was added
+	Warnings   []string // what a person should know
+	FromDigest bool     // signed from a manifest's digests: no file was hashed
+}
+
+// Signed is one signature.
+type Signed struct {
+	Statement []byte // the in-toto statement
+	Bundle    []byte // nil with DryRun
+	Referrer  string // digest of the referrer's manifest; "" if not attached
+}
+
+// Sign signs the artifact that ref names: HOST/REPO:TAG, HOST/REPO@DIGEST or
+// oci:PATH:TAG. It reads the manifest and no layer, signs both statements,
+// attaches the bundles and reads them back. If both signatures of this signer
+// are there and verify, it adds nothing.
+//
+// An error after which nothing is attached wraps [referrers.ErrNotAttached];
+// hostile names and shapes are a [*manifest.ThreatError].
+func (c *Client) Sign(ctx context.Context, ref string, signer Signer, o SignOptions) (*Signature, error) {
+	if o.ModelOnly && o.ArtifactOnly {
+		return nil, errors.New("sign: model signature only and artifact signature only exclude each other")
+	}
+	r, err := oci.ParseReference(ref)
+	if err != nil {
+		return nil, err
+	}
+	if o.RequireDigest && r.Digest == "" {
+		return nil, fmt.Errorf("sign %s: a digest is required (REPO@sha256:…)", r)
+	}
+	client, err := c.registry()
+	if err != nil {
+		return nil, err
+	}
+	model, err := client.Open(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	return c.signModel(ctx, model, r.Digest == "", signer, o)
+}
+
+// signModel signs a model that was resolved. byTag: a tag named it.
+func (c *Client) signModel(ctx context.Context, model *oci.Model, byTag bool, signer Signer, o SignOptions) (*Signature, error) {
+	ref := model.Reference
+	sig, err := c.statements(model.Manifest, ref.Repository, ref.Tag, o)
+	if err != nil {
+		return nil, err
+	}
+	sig.Target, sig.Pinned = ref.String(), pinned(ref)
+	if byTag {
+		sig.Warnings = append(sig.Warnings, fmt.Sprintf("signed by tag: %s now means %s", ref.Tag, sig.Digest))
+	}
+	if o.DryRun {
+		return sig, nil
+	}
+	s := store(model)
+	if !o.NoAttach {
+		if err := c.findOwn(ctx, s, model, signer, sig); err != nil {
+			return nil, err
+		}
+		if sig.Unchanged {
+			return sig, nil
+		}
+	}
+	if sig, err = signStatements(ctx, signer, sig); err != nil || o.NoAttach {
+		return sig, err
+	}
+	return attach(ctx, s, model, sig)
+}
+
+// pinned is what to pull: the name and the digest, without the tag.
+func pinned(r oci.Reference) string {
+	r.Tag = ""
+	return r.String()
+}
+
+// statements builds what will be signed for a manifest.
+func (c *Client) statements(m *oci.Manifest, repository, tag string, o SignOptions) (*Signature, error) {
+	sig := &Signature{Digest: m.Descriptor.Digest.String(), FromDigest: true}
+	if o.ArtifactOnly {
+		// What a verdict refuses whoever signed it is not signed either.
+		if _, err := mapFiles(m, oci.FilesOptions{Allow: o.Allow, PathAnnotation: o.PathAnnotation}); isThreat(err) {
+			return nil, fmt.Errorf("sign %s: %w", m.Descriptor.Digest, err)
+		}
+	} else {
+		if err := c.modelStatement(m, repository, tag, o, sig); err != nil {
+			return nil, err
+		}
+	}
+	if !o.ModelOnly {
+		st, err := verify.ArtifactStatement(m.Descriptor, sig.Root, repository, tag, o.Annotations)
+		if err != nil {
+			return nil, err
+		}
+		payload, err := st.Marshal()
+		if err != nil {
+			return nil, err
+		}
+		sig.Artifact = &Signed{Statement: payload}
+	}
+	return sig, nil
+}
+
+// modelStatement builds the OMS statement of a manifest: the files its layers
+// are, bound to its digest.
+func (c *Client) modelStatement(m *oci.Manifest, repository, tag string, o SignOptions, sig *Signature) error {
+	files, err := m.Files(oci.FilesOptions{Allow: o.Allow, PathAnnotation: o.PathAnnotation})
+	if err != nil {
+		return fmt.Errorf("sign %s: %w", m.Descriptor.Digest, err)
+	}
+	if o.Layout != "" && o.Layout != files.Layout {
+		return fmt.Errorf("sign %s: the layout is %q, not %q", m.Descriptor.Digest, files.Layout, o.Layout)
+	}
+	// Names that OMS tools leave out of folders are recorded as left out, so
+	// that a pulled folder verifies with every one of them.
+	oms, err := manifest.New(known(files.Files), manifest.GitPaths())
+	if err != nil {
+		return fmt.Errorf("sign %s: %w", m.Descriptor.Digest, err)
+	}
+	annotations, err := verify.Binding{
+		Manifest: verify.BoundManifest{
+			MediaType: m.Descriptor.MediaType,
+			Digest:    m.Descriptor.Digest.String(),
+			Size:      m.Descriptor.Size,
+		},
+		Repository:     repository,
+		Tag:            tag,
+		ArtifactType:   m.Descriptor.ArtifactType,
+		Layout:         files.Layout,
+		PathAnnotation: files.PathAnnotation,
+	}.Annotations()
+	if err != nil {
+		return err
+	}
+	for _, w := range files.Warnings {
+		sig.Warnings = append(sig.Warnings, w.Error())
+	}
+	for _, name := range files.GitFiles {
+		sig.Warnings = append(sig.Warnings, fmt.Sprintf("layer %q is covered by the manifest's digest only: OMS tools leave the name out", name))
+	}
+	sig.Layout = files.Layout
+	return sig.model(oms, subjectName(repository, m), annotations, files.Files)
+}
+
+// subjectName is the last part of the repository, or a stand-in: the OMS
+// subject must have a name, and nobody relies on it (OMS §6.5).
+func subjectName(repository string, m *oci.Manifest) string {
+	if repository == "" {
+		return "model-" + m.Descriptor.Digest.Encoded()[:12]
+	}
+	return lastSegment(repository)
+}
+
+// model records the OMS statement in sig.
+func (sig *Signature) model(oms *manifest.Manifest, name string, annotations map[string]json.RawMessage, files []manifest.File) error {
+	st, err := oms.Statement(name, annotations)
+	if err != nil {
+		return err
+	}
+	payload, err := st.Marshal()
+	if err != nil {
+		return err
+	}
+	root := oms.Root()
+	sig.Root = hex.EncodeToString(root[:])
+	sig.Model = &Signed{Statement: payload}
+	sig.Files = len(oms.Resources)
+	for _, f := range files {
+		sig.Bytes += f.Size
+	}
+	return nil
+}
+
+// known turns files whose digest is known into resources.
+func known(files []manifest.File) []manifest.Resource {
+	out := make([]manifest.Resource, len(files))
+	for i, f := range files {
+		out[i] = manifest.Resource{Name: f.Name, Digest: f.Digest, Algorithm: "sha256"}
+	}
+	return out
+}
+
+// parts are the signatures of sig, the model's first.
+func (sig *Signature) parts() []*Signed {
+	return slices.DeleteFunc([]*Signed{sig.Model, sig.Artifact}, func(s *Signed) bool { return s == nil })
+}
+
+// signStatements signs all statements with one key or certificate.
+func signStatements(ctx context.Context, signer Signer, sig *Signature) (*Signature, error) {
+	var payloads [][]byte
+	for _, part := range sig.parts() {
+		payloads = append(payloads, part.Statement)
+	}
+	bundles, err := signer.Sign(ctx, payloads...)
+	if err != nil {
+		return nil, fmt.Errorf("sign %s: %w", sig.Target, err)
+	}
+	for i, part := range sig.parts() {
+		part.Bundle = bundles[i].JSON()
+	}
+	return sig, nil
+}
+
+// What verify would not read, sign does not attach: the referrers package's
+// default limits.
+const (
+	maxModelSignature    = 64 << 20
+	maxArtifactSignature = 8 << 20
+)
+
+func (sig *Signature) checkSize() error {
+	if sig.Model != nil && len(sig.Model.Bundle) > maxModelSignature {
+		return fmt.Errorf("a model signature of %d bytes would not be read back from a registry: the limit is %d", len(sig.Model.Bundle), maxModelSignature)
+	}
+	if sig.Artifact != nil && len(sig.Artifact.Bundle) > maxArtifactSignature {
+		return fmt.Errorf("an artifact signature of %d bytes would not be read back: the limit is %d", len(sig.Artifact.Bundle), maxArtifactSignature)
+	}
+	return nil
+}
+
+// attach makes the signatures findable, in one update, and records where.
+func attach(ctx context.Context, s referrers.Store, model *oci.Model, sig *Signature) (*Signature, error) {
+	if err := sig.checkSize(); err != nil {
+		return nil, fmt.Errorf("sign %s: %w", sig.Target, err)
+	}
+	now := time.Now().UTC().Truncate(time.Second)
+	var attachments []referrers.Attachment
+	for _, part := range sig.parts() {
+		predicateType := verify.PredicateArtifact
+		if part == sig.Model {
+			predicateType = manifest.PredicateType
+		}
+		attachments = append(attachments, referrers.Attachment{Bundle: part.Bundle, PredicateType: predicateType, Created: now})
+	}
+	attached, err := referrers.Attach(ctx, s, model.Manifest.Descriptor, attachments...)
+	if err != nil {
+		return nil, fmt.Errorf("sign %s: %w", sig.Target, err)
+	}
+	for i, part := range sig.parts() {
+		part.Referrer = attached[i].Digest.String()
+	}
+	return sig, nil
+}
+
+// findOwn looks whether this signer's signatures are there already. They count
+// only if each verifies now, with the signer's own verifier, for this manifest
+// and this reading of its layers (rule 15): garbage that looks like ours must
+// not turn signing into nothing. What cannot be read is treated as absent:
+// then we sign.
+func (c *Client) findOwn(ctx context.Context, s referrers.Store, model *oci.Model, signer Signer, sig *Signature) error {
+	listing, err := referrers.List(ctx, s, model.Manifest.Descriptor, approves, c.limits())
+	if err != nil {
+		return fmt.Errorf("sign %s: %w", model.Reference, err)
+	}
+	// What does not claim to approve is not ours: we always say so.
+	listing.Referrers = slices.DeleteFunc(listing.Referrers, func(r referrers.Referrer) bool {
+		return !approves(r.Descriptor.Annotations[referrers.AnnotationPredicateType])
+	})
+	wanted := sig.parts()
+	for candidate := range candidates(ctx, listing) {
+		if candidate.Err != nil {
+			continue
+		}
+		for _, part := range wanted {
+			if part.Referrer == "" && sameStatement(candidate.Bundle, signer, part.Statement) {
+				part.Referrer, part.Bundle = candidate.Referrer, candidate.Bundle
+			}
+		}
+		if !slices.ContainsFunc(wanted, func(p *Signed) bool { return p.Referrer == "" }) {
+			sig.Unchanged = true
+			break
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if !sig.Unchanged {
+		for _, part := range wanted {
+			part.Referrer, part.Bundle = "", nil
+		}
+	}
+	return nil
+}
+
+// sameStatement reports whether data is this signer's signature of the same
+// statement. Statements are deterministic: the same manifest under the same
+// reading gives the same bytes. Only the tag may differ, by which a model was
+// named at the time.
+func sameStatement(data []byte, signer Signer, statement []byte) bool {
+	b, err := bundle.Parse(data)
+	if err != nil {
+		return false
+	}
+	opened, err := b.Open(signer.Verifier())
+	if err != nil {
+		return false
+	}
+	there, err := withoutTag(opened.Payload)
+	if err != nil {
+		return false
+	}
+	wanted, err := withoutTag(statement)
+	return err == nil && bytes.Equal(there, wanted)
+}
+
+// withoutTag is a statement of ours but for the recorded tag.
+func withoutTag(payload []byte) ([]byte, error) {
+	st, err := manifest.ParseStatement(payload)
+	if err != nil {
+		return nil, err
+	}
+	for i := range st.Subject {
+		annotations := maps.Clone(st.Subject[i].Annotations)
+		delete(annotations, verify.AnnotationTag)
+		if raw, ok := annotations[verify.AnnotationBinding]; ok {
+			var binding verify.Binding
+			if err := json.Unmarshal(raw, &binding); err != nil {
+				return nil, err
+			}
+			binding.Tag = ""
+			untagged, err := binding.Annotations()
+			if err != nil {
+				return nil, err
+			}
+			maps.Copy(annotations, untagged)
+		}
+		st.Subject[i].Annotations = annotations
+	}
+	return st.Marshal()
+}
+
+// approves reports whether a predicate type is one of the two that approve.
+func approves(predicateType string) bool {
+	return predicateType == verify.PredicateArtifact || manifest.IsOMS(predicateType)
+}
+
+// candidates turns what was found into evidence. What is no bundle at all is
+// nobody's business and is left out.
+func candidates(ctx context.Context, listing *referrers.Listing) iter.Seq[verify.Candidate] {
+	return func(yield func(verify.Candidate) bool) {
+		for found := range listing.Read(ctx) {
+			if errors.Is(found.Err, referrers.ErrNotBundle) {
+				continue
+			}
+			if !yield(verify.Candidate{
+				Referrer: found.Descriptor.Digest.String(),
+				Bundle:   found.Bundle,
+				Err:      found.Err,
+				Unread:   errors.Is(found.Err, referrers.ErrUnread),
+			}) {
+				return
+			}
+		}
+	}
+}

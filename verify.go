@@ -1,0 +1,232 @@
+package modelsig
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/modelsig/modelsig/manifest"
+	"github.com/modelsig/modelsig/oci"
+	"github.com/modelsig/modelsig/referrers"
+	"github.com/modelsig/modelsig/verify"
+)
+
+// VerifyOptions are what may be said about one verification beside the policy.
+type VerifyOptions struct {
+	// SignatureFile is the one bundle to judge by. For local models it is
+	// required; for artifacts "" means what is attached.
+	SignatureFile string
+
+	// SignatureDigest names the one referrer to judge by; "": all.
+	SignatureDigest string
+
+	// PathAnnotation and Allow are as in SignOptions: an artifact whose
+	// layers can be read in two ways is compared by files only with them.
+	PathAnnotation string
+	Allow          manifest.Allow
+
+	// IgnorePaths are local files and folders to leave out, relative to the
+	// model or absolute.
+	IgnorePaths []string
+
+	// AllowSymlinks follows links to regular files inside a local folder. It
+	// is the verifier's own choice, whatever the signature says.
+	AllowSymlinks bool
+}
+
+// Kinds of targets, as answers name them.
+const (
+	KindArtifact = "artifact" // in a registry
+	KindLayout   = "layout"   // in an image layout
+	KindManifest = "manifest" // a manifest on disk
+	KindDir      = "directory"
+	KindFile     = "file"
+)
+
+// A Verification is a yes and what it was about. A no is an error: the
+// Verification inside an [*Denial] says what is known.
+type Verification struct {
+	Report
+	Target    string // what was judged: the canonical reference, or the path
+	Kind      string // one of the Kind constants
+	Reference string // canonical, with the digest; "" without a registry or layout
+	Pinned    string // REPO@DIGEST; "" without a registry or layout
+	Digest    string // of the manifest that was judged; "" for local files alone
+}
+
+// A Denial is a verification that did not end with yes. It wraps ErrRefused
+// or ErrUnknown.
+type Denial struct {
+	Verification *Verification
+	Err          error
+}
+
+func (d *Denial) Error() string { return fmt.Sprintf("verify %s: %v", d.Verification.Target, d.Err) }
+func (d *Denial) Unwrap() error { return d.Err }
+
+// Verify decides about the artifact that ref names. A tag is resolved once;
+// the verdict is about that digest, which the result has. No layer is read.
+//
+// No and "could not tell" are a [*Denial]. Failures before there is anything
+// to judge, such as a registry that cannot be reached, are plain errors.
+func (c *Client) Verify(ctx context.Context, ref string, policy Policy, o VerifyOptions) (*Verification, error) {
+	model, err := c.open(ctx, ref)
+	if err != nil {
+		return nil, refusedInput(ref, err)
+	}
+	v := Verification{
+		Target:    model.Reference.String(),
+		Kind:      KindArtifact,
+		Reference: model.Reference.String(),
+		Pinned:    pinned(model.Reference),
+		Digest:    model.Manifest.Descriptor.Digest.String(),
+	}
+	if model.Layout != nil {
+		v.Kind = KindLayout
+	}
+	return c.verifyModel(ctx, v, model, nil, policy, o)
+}
+
+// verifyModel judges a model that was resolved, and a local folder against it
+// where local is not nil.
+func (c *Client) verifyModel(ctx context.Context, v Verification, model *oci.Model, local *verify.Local, policy Policy, o VerifyOptions) (*Verification, error) {
+	subject := verify.Subject{Artifact: artifact(model.Manifest, o.Allow, o.PathAnnotation), Local: local}
+	if model.Manifest.Config.Digest != ocispec.DescriptorEmptyJSON.Digest {
+		// A name for a config with content could excuse a removed file.
+		subject.Artifact.Pseudo = nil
+	}
+	evidence, err := c.evidence(ctx, model, o)
+	if err != nil {
+		return nil, err
+	}
+	return decide(ctx, v, policy, subject, evidence)
+}
+
+// evidence is the bundle the caller named, or what is attached to the model.
+func (c *Client) evidence(ctx context.Context, model *oci.Model, o VerifyOptions) (verify.Evidence, error) {
+	if o.SignatureFile != "" {
+		data, err := ReadSignature(o.SignatureFile)
+		if err != nil {
+			return verify.Evidence{}, err
+		}
+		return oneBundle(o.SignatureFile, data), nil
+	}
+	listing, err := c.listing(ctx, model, o.SignatureDigest)
+	if err != nil {
+		return verify.Evidence{}, err
+	}
+	c.log().DebugContext(ctx, "listed referrers", "subject", model.Reference.String(), "count", len(listing.Referrers), "incomplete", listing.Incomplete)
+	return verify.Evidence{
+		Candidates: candidates(ctx, listing),
+		Incomplete: func() error { return listing.Incomplete },
+	}, nil
+}
+
+func (c *Client) listing(ctx context.Context, model *oci.Model, only string) (*referrers.Listing, error) {
+	if only == "" {
+		return referrers.List(ctx, store(model), model.Manifest.Descriptor, approves, c.limits())
+	}
+	d, err := digest.Parse(only)
+	if err != nil {
+		return nil, fmt.Errorf("signature digest %q: %w", only, err)
+	}
+	return referrers.Only(store(model), model.Manifest.Descriptor, d, c.limits())
+}
+
+// VerifyManifest decides about the bytes of a manifest, as `skopeo inspect
+// --raw` prints them, by the bundle in o.SignatureFile. No file is hashed.
+//
+// file is "" where the caller knows that data is a manifest. Where it only
+// looks like one, file is the path it was read from, and the statement decides
+// what it is about (rule 2): if the statement lists a file of that name, and
+// does not name this very manifest, the file's bytes are hashed.
+func (c *Client) VerifyManifest(ctx context.Context, data []byte, file string, policy Policy, o VerifyOptions) (*Verification, error) {
+	m, err := oci.ParseManifest(data, "")
+	if err != nil {
+		return nil, refusedInput(targetName(file), err)
+	}
+	bundleData, err := ReadSignature(o.SignatureFile)
+	if err != nil {
+		return nil, err
+	}
+	subject := verify.Subject{Artifact: artifact(m, o.Allow, o.PathAnnotation)}
+	if file != "" {
+		local, dir, err := c.local(ctx, file, &policy, o)
+		if err != nil {
+			return nil, refusedInput(file, err)
+		}
+		defer dir.Close()
+		subject.Local, subject.Artifact.FileName = local, dir.Name()
+	}
+	v := Verification{Target: targetName(file), Kind: KindManifest, Digest: m.Descriptor.Digest.String()}
+	return decide(ctx, v, policy, subject, oneBundle(o.SignatureFile, bundleData))
+}
+
+// SignManifest signs a manifest on disk from its digests: no file is hashed
+// and nothing is attached. name is what the manifest is called, for messages.
+// It makes the model signature; with ArtifactOnly the artifact signature.
+func (c *Client) SignManifest(ctx context.Context, data []byte, name string, signer Signer, o SignOptions) (*Signature, error) {
+	m, err := oci.ParseManifest(data, "")
+	if err != nil {
+		return nil, fmt.Errorf("sign %s: %w", targetName(name), err)
+	}
+	o.ModelOnly = !o.ArtifactOnly
+	sig, err := c.statements(m, "", "", o)
+	if err != nil {
+		return nil, err
+	}
+	sig.Target = targetName(name)
+	if o.DryRun {
+		return sig, nil
+	}
+	return signStatements(ctx, signer, sig)
+}
+
+func targetName(file string) string {
+	if file == "" {
+		return "manifest"
+	}
+	return file
+}
+
+// oneBundle is evidence that the caller brought.
+func oneBundle(name string, data []byte) verify.Evidence {
+	return verify.Evidence{Candidates: func(yield func(verify.Candidate) bool) {
+		yield(verify.Candidate{Referrer: name, Bundle: data})
+	}}
+}
+
+// decide asks for the verdict and says what it was about.
+func decide(ctx context.Context, v Verification, policy Policy, subject verify.Subject, evidence verify.Evidence) (*Verification, error) {
+	report, err := verify.Decide(ctx, policy, subject, evidence)
+	asFile := func() {
+		if subject.Artifact != nil && subject.Artifact.FileName != "" && v.Hashed {
+			v.Kind, v.Digest = KindFile, "" // it was not read as a manifest after all
+		}
+	}
+	if denied, ok := errors.AsType[*verify.Error](err); ok {
+		v.Report = *denied.Report
+		asFile()
+		return nil, &Denial{Verification: &v, Err: err}
+	}
+	if err != nil {
+		return nil, err
+	}
+	v.Report = *report
+	asFile()
+	return &v, nil
+}
+
+// refusedInput turns a threat in the input itself into a refusal, so that it
+// is answered like every other no; other errors stay what they are.
+func refusedInput(target string, err error) error {
+	threat, ok := errors.AsType[*manifest.ThreatError](err)
+	if !ok {
+		return err
+	}
+	report := Report{Verdict: verify.Refused, Reasons: []verify.Reason{{Code: threat.Code, Message: err.Error()}}}
+	return &Denial{Verification: &Verification{Target: target, Report: report}, Err: &verify.Error{Report: &report}}
+}
