@@ -1,0 +1,254 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"golang.org/x/term"
+
+	"github.com/modelsig/modelsig"
+	"github.com/modelsig/modelsig/bundle"
+)
+
+type keyFlags struct {
+	PrivateKey   string `aliases:"key" required:"" placeholder:"FILE" help:"Private key: a PEM file, or env://NAME for a variable that holds the PEM."`
+	PasswordFile string `placeholder:"FILE" help:"Password of the key. Default: MODELSIG_PASSWORD, else asked on the terminal."`
+}
+
+// passwordVariable holds the password of a private key.
+const passwordVariable = "MODELSIG_PASSWORD"
+
+// keySigner reads the private key and makes a signer of it.
+func (a *app) keySigner(f keyFlags) (modelsig.Signer, error) {
+	data, err := a.readPrivateKey(f.PrivateKey)
+	if err != nil {
+		return nil, err
+	}
+	signer, err := modelsig.KeySigner(data, func() ([]byte, error) { return a.password(f.PasswordFile, f.PrivateKey) })
+	if err != nil {
+		err = fmt.Errorf("private key %s: %w", f.PrivateKey, err)
+		if errors.Is(err, bundle.ErrPassword) {
+			err = &hinted{err, "the password comes from --password-file, " + passwordVariable + ", or the terminal"}
+		}
+		return nil, err
+	}
+	return signer, nil
+}
+
+func (a *app) readPrivateKey(name string) ([]byte, error) {
+	if variable, ok := strings.CutPrefix(name, "env://"); ok {
+		value, ok := os.LookupEnv(variable)
+		if !ok || value == "" {
+			return nil, fmt.Errorf("private key %s: the variable is not set", name)
+		}
+		return []byte(value), nil
+	}
+	if strings.HasPrefix(name, "pkcs11:") {
+		return nil, fmt.Errorf("private key %s: this version does not read keys from tokens", name)
+	}
+	info, err := os.Stat(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, &hinted{fmt.Errorf("private key: %w", err), "modelsig keygen makes a key pair"}
+	case err != nil:
+		return nil, fmt.Errorf("private key: %w", err)
+	case info.Mode().IsRegular() && info.Mode().Perm()&0o007 != 0 && runtime.GOOS != "windows":
+		a.warn(fmt.Sprintf("private key %s: every user of this machine can read it (mode %04o)", name, info.Mode().Perm()))
+	}
+	return readSecret(name)
+}
+
+// readSecret reads a small file.
+func readSecret(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxSecret+1))
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", name, err)
+	}
+	if len(data) > maxSecret {
+		return nil, fmt.Errorf("read %s: more than %d bytes", name, maxSecret)
+	}
+	return data, nil
+}
+
+// password finds the password of an encrypted key: a file, the variable, the
+// terminal. Nothing is tried after one of them was named.
+func (a *app) password(file, what string) ([]byte, error) {
+	if file != "" {
+		data, err := readSecret(file)
+		if err != nil {
+			return nil, fmt.Errorf("password: %w", err)
+		}
+		return []byte(firstLine(string(data))), nil
+	}
+	if value, ok := os.LookupEnv(passwordVariable); ok {
+		return []byte(value), nil
+	}
+	return a.ask("Password of " + what + ": ")
+}
+
+// errNoTerminal: there is nobody to ask.
+var errNoTerminal = errors.New("a password is needed, and there is no terminal to ask on")
+
+// ask reads a password from the terminal without showing it.
+func (a *app) ask(prompt string) ([]byte, error) {
+	in, ok := a.stdin.(*os.File)
+	if !ok || !term.IsTerminal(int(in.Fd())) {
+		return nil, &hinted{errNoTerminal, "--password-file FILE or " + passwordVariable + " gives it"}
+	}
+	if _, err := io.WriteString(a.stderr, prompt); err != nil {
+		return nil, err
+	}
+	data, err := term.ReadPassword(int(in.Fd()))
+	if _, nlErr := io.WriteString(a.stderr, "\n"); nlErr != nil {
+		return nil, nlErr
+	}
+	return data, err
+}
+
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(s, "\n")
+	return strings.TrimSuffix(line, "\r")
+}
+
+// keyPolicy trusts these public keys.
+func keyPolicy(files []string) (modelsig.Policy, error) {
+	if len(files) == 0 {
+		return modelsig.Policy{}, errors.New("no --public-key: nobody is trusted")
+	}
+	pems := make([][]byte, len(files))
+	for i, name := range files {
+		data, err := readSecret(name)
+		if err != nil {
+			return modelsig.Policy{}, fmt.Errorf("public key: %w", err)
+		}
+		if _, err := bundle.ParsePublicKey(data); err != nil {
+			return modelsig.Policy{}, fmt.Errorf("public key %s: %w", name, err)
+		}
+		pems[i] = data
+	}
+	return modelsig.KeyPolicy(pems...)
+}
+
+type keygenCmd struct {
+	Curve        string `enum:"p256,p384,p521" default:"p256" help:"Curve (${enum})."`
+	Output       string `short:"o" default:"modelsig" placeholder:"NAME" help:"Write NAME.key and NAME.pub."`
+	PasswordFile string `placeholder:"FILE" help:"Password for the private key. Default: MODELSIG_PASSWORD, else asked on the terminal."`
+	NoPassword   bool   `help:"Do not encrypt the private key."`
+}
+
+func (k *keygenCmd) Run(_ context.Context, a *app) error {
+	private, public := k.Output+".key", k.Output+".pub"
+	for _, name := range []string{private, public} {
+		if _, err := os.Lstat(name); err == nil {
+			return fmt.Errorf("%s exists: a key is never overwritten", name)
+		}
+	}
+	password, err := k.newPassword(a, private)
+	if err != nil {
+		return err
+	}
+	key, err := bundle.GenerateKey(k.Curve)
+	if err != nil {
+		return err
+	}
+	privatePEM, err := bundle.MarshalPrivateKey(key, password)
+	if err != nil {
+		return err
+	}
+	publicPEM, err := bundle.MarshalPublicKey(key.Public())
+	if err != nil {
+		return err
+	}
+	fingerprint, err := bundle.Fingerprint(key.Public())
+	if err != nil {
+		return err
+	}
+	if err := writeNew(private, privatePEM, 0o600); err != nil {
+		return err
+	}
+	if err := writeNew(public, publicPEM, 0o644); err != nil {
+		return errors.Join(err, os.Remove(private))
+	}
+	out := &answer{first: "Key pair made"}
+	out.add("private key", "%s", private)
+	out.add("public key", "%s", public)
+	out.add("fingerprint", "%s", fingerprint)
+	var answers answers[keygenJSON]
+	if err := answers.add(a, out, keygenJSON{private, public, fingerprint, k.Curve, len(password) > 0}, ""); err != nil {
+		return err
+	}
+	return answers.finish(a, "modelsig/keygen/v1")
+}
+
+// keygenJSON is schema modelsig/keygen/v1.
+type keygenJSON struct {
+	PrivateKey     string `json:"privateKey"`
+	PublicKey      string `json:"publicKey"`
+	KeyFingerprint string `json:"keyFingerprint"`
+	Curve          string `json:"curve"`
+	Encrypted      bool   `json:"encrypted"`
+}
+
+func (k *keygenCmd) newPassword(a *app, name string) ([]byte, error) {
+	if k.NoPassword {
+		if k.PasswordFile != "" {
+			return nil, errors.New("--no-password and --password-file exclude each other")
+		}
+		return nil, nil
+	}
+	first, err := a.password(k.PasswordFile, name)
+	if errors.Is(err, errNoTerminal) {
+		return nil, &hinted{errNoTerminal, "--password-file FILE, " + passwordVariable + ", or --no-password"}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(first) == 0 {
+		return nil, &hinted{errors.New("the password is empty"), "--no-password makes a key that is not encrypted"}
+	}
+	if _, fromVariable := os.LookupEnv(passwordVariable); k.PasswordFile != "" || fromVariable {
+		return first, nil
+	}
+	second, err := a.ask("Again: ")
+	if err != nil {
+		return nil, err
+	}
+	if string(first) != string(second) {
+		return nil, errors.New("the two passwords differ")
+	}
+	return first, nil
+}
+
+// writeNew writes a file that must not exist, whole or not at all: the content
+// is complete before the final name appears, and the name is never taken from
+// another.
+func writeNew(name string, data []byte, mode os.FileMode) error {
+	tmp, err := os.CreateTemp(filepath.Dir(name), ".modelsig-*.tmp")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name())
+	_, err = tmp.Write(data)
+	if err == nil {
+		err = tmp.Chmod(mode)
+	}
+	if err == nil {
+		err = tmp.Sync()
+	}
+	if err = errors.Join(err, tmp.Close()); err != nil {
+		return err
+	}
+	return os.Link(tmp.Name(), name)
+}

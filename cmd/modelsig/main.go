@@ -1,0 +1,191 @@
+// Command modelsig signs machine-learning models where they live, in OCI
+// registries, and verifies them there, in image layouts and in folders.
+//
+// A command is a struct: its fields are the flags, its Run makes one call of
+// the library and prints the answer. main parses, runs and exits.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/modelsig/modelsig"
+	"github.com/modelsig/modelsig/manifest"
+)
+
+// Exit codes, as cmp and grep have them.
+const (
+	exitYes     = 0
+	exitNo      = 1   // refused: for certain
+	exitTrouble = 2   // could not tell, or could not do
+	exitSignal  = 130 // interrupted
+)
+
+type cli struct {
+	Sign     signCmd     `cmd:"" help:"Sign a model: an artifact in a registry or image layout, a folder, a file, a manifest."`
+	Verify   verifyCmd   `cmd:"" help:"Say whether a model is signed by whom you trust."`
+	Push     pushCmd     `cmd:"" help:"Upload a folder to a registry, one raw layer a file."`
+	List     listCmd     `cmd:"" help:"List what is attached to an artifact (not verified)."`
+	Inspect  inspectCmd  `cmd:"" help:"Print what a bundle says (not verified)."`
+	Digest   digestCmd   `cmd:"" help:"Print the OMS root digest of a model, and its files."`
+	Keygen   keygenCmd   `cmd:"" help:"Make an EC key pair for signing."`
+	Registry registryCmd `cmd:"" help:"Serve an in-memory registry on loopback, to try things."`
+	Version  versionCmd  `cmd:"" help:"Print the version."`
+
+	globalFlags
+}
+
+// globalFlags stand on every command.
+type globalFlags struct {
+	Format       string        `enum:"text,json,ref" default:"text" help:"Answer as text, as one JSON object, or as REPO@DIGEST alone (${enum})."`
+	LogLevel     string        `enum:"debug,info,warn,error,silent" default:"warn" help:"What to log (${enum})."`
+	LogFormat    string        `enum:"text,json" default:"text" help:"How to log (${enum})."`
+	OutputFile   string        `placeholder:"FILE" help:"Log to a file instead of stderr."`
+	Timeout      time.Duration `placeholder:"DURATION" help:"Give up after this long. Default: never."`
+	StallTimeout time.Duration `default:"60s" help:"Give up on a registry that sends no byte for this long."`
+	NoProgress   bool          `help:"Never show progress."`
+}
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// exited is how kong's own exits (help) come back to run.
+type exited int
+
+func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
+	defer func() {
+		if r := recover(); r != nil {
+			e, ok := r.(exited)
+			if !ok {
+				panic(r)
+			}
+			code = int(e)
+		}
+	}()
+	var c cli
+	parser, err := kong.New(&c,
+		kong.Name("modelsig"),
+		kong.Description("Sign machine-learning models where they live, in OCI registries, and refuse what is not signed."),
+		kong.Writers(stdout, stderr),
+		kong.Exit(func(code int) { panic(exited(code)) }),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true}),
+		kong.Vars{"threats": threatNames()},
+	)
+	if err != nil {
+		panic(err) // the structs above are wrong
+	}
+	args = normalize(args)
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
+	kctx, err := parser.Parse(args)
+	if err != nil {
+		fmt.Fprintf(stderr, "error: %s\n", printable(err.Error()))
+		fmt.Fprintln(stderr, "hint: modelsig --help")
+		return exitTrouble
+	}
+	a := &app{globalFlags: c.globalFlags, stdin: stdin, stdout: stdout, stderr: stderr}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	defer a.close()
+	if err := a.setUp(); err != nil {
+		return a.fail(ctx, err)
+	}
+	work := ctx
+	if c.Timeout > 0 {
+		var cancel context.CancelFunc
+		work, cancel = context.WithTimeoutCause(ctx, c.Timeout, fmt.Errorf("no answer within %v (--timeout)", c.Timeout))
+		defer cancel()
+	}
+	kctx.BindTo(work, (*context.Context)(nil))
+	return a.fail(ctx, kctx.Run(a))
+}
+
+// normalize reads --some_flag as --some-flag, as the OMS tools do, up to a
+// bare --.
+func normalize(args []string) []string {
+	out := make([]string, len(args))
+	copy(out, args)
+	for i, arg := range out {
+		if arg == "--" {
+			break
+		}
+		if strings.HasPrefix(arg, "--") {
+			name, value, found := strings.Cut(arg, "=")
+			out[i] = strings.ReplaceAll(name, "_", "-")
+			if found {
+				out[i] += "=" + value
+			}
+		}
+	}
+	return out
+}
+
+// A hinted error says what a person may do next.
+type hinted struct {
+	error
+	hint string
+}
+
+func (h *hinted) Unwrap() error { return h.error }
+
+// answered is returned by commands that printed a no themselves: it carries
+// the exit code.
+type answered struct {
+	code int
+	err  error // what stderr says; nil: nothing
+}
+
+func (a *answered) Error() string { return fmt.Sprintf("exit status %d", a.code) }
+
+// fail prints what went wrong and returns the exit code.
+func (a *app) fail(ctx context.Context, err error) int {
+	if err == nil {
+		return exitYes
+	}
+	code := exitCode(err)
+	if already, ok := errors.AsType[*answered](err); ok {
+		code, err = already.code, already.err
+	}
+	if ctx.Err() != nil {
+		fmt.Fprintln(a.stderr, "error: interrupted")
+		return exitSignal
+	}
+	if err != nil {
+		fmt.Fprintf(a.stderr, "error: %s\n", printable(err.Error()))
+		if h := hint(err); h != "" {
+			fmt.Fprintf(a.stderr, "hint: %s\n", printable(h))
+		}
+	}
+	return code
+}
+
+// exitCode is 1 for what is refused for certain and 2 for everything else.
+func exitCode(err error) int {
+	_, threat := errors.AsType[*manifest.ThreatError](err)
+	switch {
+	case err == nil:
+		return exitYes
+	case errors.Is(err, modelsig.ErrRefused) || threat:
+		return exitNo
+	}
+	return exitTrouble
+}
+
+func threatNames() string {
+	var names []string
+	for _, t := range manifest.Threats() {
+		names = append(names, string(t))
+	}
+	return strings.Join(names, ", ")
+}

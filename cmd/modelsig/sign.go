@@ -1,0 +1,278 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/modelsig/modelsig"
+	"github.com/modelsig/modelsig/manifest"
+)
+
+type signCmd struct {
+	Key      signKeyCmd  `cmd:"" help:"Sign with a private key."`
+	Sigstore keylessVerb `cmd:"" hidden:"" default:"withargs"`
+
+	signFlags
+	modelFlags
+	registryFlags
+}
+
+// signFlags are those of every method. They stand on the verb, so that they
+// may come before or after the method.
+type signFlags struct {
+	Signature             string            `aliases:"bundle" placeholder:"FILE" help:"Write the model signature here. Default for local models: model.sig." group:"Signing"`
+	NoAttach              bool              `help:"Do not attach the signatures to the artifact." group:"Signing"`
+	ModelSignatureOnly    bool              `help:"Leave out the artifact signature." group:"Signing"`
+	ArtifactSignatureOnly bool              `help:"Leave out the model signature. Works for artifacts of any shape." group:"Signing"`
+	RequireDigest         bool              `help:"Refuse references without a digest." group:"Signing"`
+	DryRun                bool              `help:"Print what would be signed, and sign nothing." group:"Signing"`
+	Layout                string            `enum:"title," default:"" help:"Refuse artifacts whose layers are not read this way (title)." group:"Signing"`
+	Force                 bool              `help:"Replace a file that is not a signature." group:"Signing"`
+	Annotations           map[string]string `name:"annotations" short:"a" aliases:"annotation" mapsep:"none" placeholder:"KEY=VALUE" help:"Record in the artifact signature." group:"Signing"`
+}
+
+// modelFlags say how a model is read, when it is signed and when it is
+// verified.
+type modelFlags struct {
+	IgnorePaths    []string `sep:"none" placeholder:"PATH" help:"Leave out this file or folder of a local model." group:"Model"`
+	IgnoreGitPaths bool     `negatable:"" default:"true" help:"Leave out .git, .gitignore, .gitattributes and .github at the top of a local model." group:"Model"`
+	AllowSymlinks  bool     `help:"Follow links to regular files inside a local model." group:"Model"`
+	Allow          []string `sep:"none" placeholder:"NAME" help:"Accept an ambiguous input: ${threats}." group:"Model"`
+	PathAnnotation string   `enum:"title,filepath," default:"" help:"Which annotation names a layer's file where both are there and differ (title, filepath)." group:"Model"`
+	Path           []string `sep:"none" placeholder:"TARGET" help:"Another way to name a target." group:"Model"`
+}
+
+func (f modelFlags) allowed() (manifest.Allow, error) {
+	known := manifest.Threats()
+	var allow manifest.Allow
+	for _, name := range f.Allow {
+		found := false
+		for _, t := range known {
+			if string(t) == name {
+				allow, found = append(allow, t), true
+			}
+		}
+		if !found {
+			return nil, fmt.Errorf("--allow %q: not one of %s", name, threatNames())
+		}
+	}
+	return allow, nil
+}
+
+// targets are those given as arguments and with --path.
+func (f modelFlags) targets(args []string) ([]modelsig.Target, error) {
+	names := append(append([]string(nil), args...), f.Path...)
+	if len(names) == 0 {
+		return nil, errors.New("no target: name a reference, a folder or a file")
+	}
+	targets := make([]modelsig.Target, len(names))
+	for i, name := range names {
+		t, err := modelsig.ParseTarget(name)
+		if err != nil {
+			return nil, err
+		}
+		targets[i] = t
+	}
+	return targets, nil
+}
+
+type signKeyCmd struct {
+	keyFlags
+	Targets []string `arg:"" optional:"" name:"target" help:"REPO:TAG, REPO@DIGEST, oci:PATH:TAG, a folder, a file, a manifest, or - for a manifest on standard input."`
+}
+
+func (cmd *signKeyCmd) Run(ctx context.Context, a *app, c *cli) error {
+	signer, err := a.keySigner(cmd.keyFlags)
+	if err != nil {
+		return err
+	}
+	return c.Sign.run(ctx, a, cmd.Targets, signer)
+}
+
+// run signs each target in order, whatever the method.
+func (s *signCmd) run(ctx context.Context, a *app, args []string, signer modelsig.Signer) error {
+	targets, err := s.targets(args)
+	if err != nil {
+		return err
+	}
+	allow, err := s.allowed()
+	if err != nil {
+		return err
+	}
+	client, err := a.client(s.registryFlags, targets)
+	if err != nil {
+		return err
+	}
+	if s.Signature != "" && len(targets) > 1 {
+		return errors.New("--signature names one file: sign one target at a time")
+	}
+	options := modelsig.SignOptions{
+		ModelOnly:       s.ModelSignatureOnly,
+		ArtifactOnly:    s.ArtifactSignatureOnly,
+		NoAttach:        s.NoAttach,
+		DryRun:          s.DryRun,
+		RequireDigest:   s.RequireDigest,
+		Annotations:     s.Annotations,
+		Layout:          s.Layout,
+		PathAnnotation:  s.PathAnnotation,
+		Allow:           allow,
+		IgnorePaths:     s.IgnorePaths,
+		IncludeGitPaths: !s.IgnoreGitPaths,
+		AllowSymlinks:   s.AllowSymlinks,
+	}
+	var answers answers[signJSON]
+	for _, t := range targets {
+		sig, file, err := s.one(ctx, a, client, t, signer, options)
+		if err != nil {
+			answers.deny(err)
+			continue
+		}
+		a.warn(sig.Warnings...)
+		if err := answers.add(a, signAnswer(sig, file, s.DryRun), signJSONOf(sig, file, s.DryRun), sig.Pinned); err != nil {
+			return err
+		}
+	}
+	return answers.finish(a, "modelsig/sign/v1")
+}
+
+// one signs one target and writes the signature file, if there is one.
+func (s *signCmd) one(ctx context.Context, a *app, client *modelsig.Client, t modelsig.Target, signer modelsig.Signer, o modelsig.SignOptions) (*modelsig.Signature, string, error) {
+	file := s.Signature
+	if file == "" && t.Kind != modelsig.KindArtifact {
+		file = defaultSignature
+	}
+	o.SignatureFile = file
+	var sig *modelsig.Signature
+	var err error
+	switch t.Kind {
+	case modelsig.KindArtifact:
+		sig, err = client.Sign(ctx, t.Reference, signer, o)
+	case modelsig.KindManifest:
+		var data []byte
+		if data, err = a.readManifest(t.Path); err == nil {
+			sig, err = client.SignManifest(ctx, data, t.Path, signer, o)
+		}
+	default:
+		sig, err = client.SignDir(ctx, t.Path, signer, o)
+	}
+	if err != nil || s.DryRun || file == "" {
+		return sig, "", err
+	}
+	part := sig.Model
+	if part == nil {
+		part = sig.Artifact
+	}
+	if err := modelsig.WriteSignature(file, part.Bundle, s.Force); err != nil {
+		if errors.Is(err, modelsig.ErrNotSignature) {
+			err = &hinted{err, "--force replaces it"}
+		}
+		return nil, "", err
+	}
+	return sig, file, nil
+}
+
+func signAnswer(sig *modelsig.Signature, file string, dryRun bool) *answer {
+	out := &answer{first: "Signing succeeded"}
+	if dryRun {
+		out.first = "Nothing was signed (dry run)"
+	}
+	out.add("target", "%s", sig.Target)
+	out.add("digest", "%s", sig.Digest)
+	out.add("layout", "%s", sig.Layout)
+	if sig.Model != nil {
+		out.add("files", "%d (%s)", sig.Files, bytesText(sig.Bytes))
+		out.add("root", "sha256:%s", sig.Root)
+		if sig.FromDigest {
+			out.add("note", "%s", "signed from the manifest's digests: no file was hashed")
+		}
+		if dryRun {
+			out.add("model statement", "%s", sig.Model.Statement)
+		}
+		out.add("model signature", "%s", sig.Model.Referrer)
+	}
+	if sig.Artifact != nil {
+		if dryRun {
+			out.add("artifact statement", "%s", sig.Artifact.Statement)
+		}
+		out.add("artifact signature", "%s", sig.Artifact.Referrer)
+	}
+	if sig.Unchanged {
+		out.add("note", "%s", "both signatures were there and verify: nothing was added")
+	}
+	out.add("signature file", "%s", file)
+	return out
+}
+
+// signJSON is schema modelsig/sign/v1.
+type signJSON struct {
+	Target            string   `json:"target"`
+	Digest            string   `json:"digest,omitempty"`
+	Layout            string   `json:"layout,omitempty"`
+	Root              string   `json:"root,omitempty"`
+	Files             *counted `json:"files,omitempty"`
+	ModelReferrer     string   `json:"modelReferrer,omitempty"`
+	ArtifactReferrer  string   `json:"artifactReferrer,omitempty"`
+	ModelStatement    string   `json:"modelStatement,omitempty"`
+	ArtifactStatement string   `json:"artifactStatement,omitempty"`
+	SignatureFile     string   `json:"signatureFile,omitempty"`
+	Unchanged         bool     `json:"unchanged"`
+	DryRun            bool     `json:"dryRun"`
+	Warnings          []string `json:"warnings"`
+}
+
+type counted struct {
+	Count int   `json:"count"`
+	Bytes int64 `json:"bytes"`
+}
+
+func signJSONOf(sig *modelsig.Signature, file string, dryRun bool) signJSON {
+	out := signJSON{
+		Target:        sig.Target,
+		Digest:        sig.Digest,
+		Layout:        sig.Layout,
+		SignatureFile: file,
+		Unchanged:     sig.Unchanged,
+		DryRun:        dryRun,
+		Warnings:      list(sig.Warnings),
+	}
+	if sig.Model != nil {
+		out.Root = "sha256:" + sig.Root
+		out.Files = &counted{sig.Files, sig.Bytes}
+		out.ModelReferrer = sig.Model.Referrer
+		if dryRun {
+			out.ModelStatement = string(sig.Model.Statement)
+		}
+	}
+	if sig.Artifact != nil {
+		out.ArtifactReferrer = sig.Artifact.Referrer
+		if dryRun {
+			out.ArtifactStatement = string(sig.Artifact.Statement)
+		}
+	}
+	return out
+}
+
+// list makes the difference between nothing and null in JSON.
+func list[T any](s []T) []T {
+	if s == nil {
+		return []T{}
+	}
+	return s
+}
+
+// defaultSignature is where the signature of a local model lies (OMS §9).
+const defaultSignature = "model.sig"
+
+// keylessVerb stands where the method is left out, which means sigstore in the
+// OMS tools. It says so, instead of signing in another way.
+type keylessVerb struct {
+	Targets []string `arg:"" optional:"" name:"target"`
+}
+
+func (keylessVerb) Run() error {
+	return &hinted{
+		errors.New("no method is named, and keyless signing (sigstore) is not in this version"),
+		"modelsig sign key TARGET --private-key FILE, modelsig verify key TARGET --public-key FILE",
+	}
+}

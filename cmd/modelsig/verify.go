@@ -1,0 +1,329 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/modelsig/modelsig"
+	"github.com/modelsig/modelsig/verify"
+)
+
+type verifyCmd struct {
+	Key      verifyKeyCmd `cmd:"" help:"Verify with public keys."`
+	Sigstore keylessVerb  `cmd:"" hidden:"" default:"withargs"`
+
+	verifyFlags
+	modelFlags
+	registryFlags
+}
+
+type verifyFlags struct {
+	Ref                 string `placeholder:"REF" help:"Hold a local model against this artifact's signatures and layers." group:"Verifying"`
+	Require             string `enum:"model," default:"" help:"Do not accept an artifact signature alone (model)." group:"Verifying"`
+	Signature           string `aliases:"bundle" placeholder:"FILE" help:"Judge by this bundle alone. Default for local models: model.sig here, then in the folder." group:"Verifying"`
+	SignatureDigest     string `placeholder:"DIGEST" help:"Judge by this referrer alone." group:"Verifying"`
+	MaxReferrers        int    `placeholder:"N" help:"Read at most this many referrers (default 1000)." group:"Verifying"`
+	IgnoreUnsignedFiles bool   `help:"Accept local files that nobody signed, and list them." group:"Verifying"`
+}
+
+type verifyKeyCmd struct {
+	PublicKey []string `aliases:"key" sep:"none" placeholder:"FILE" help:"Accept what this key signed; may be repeated, one is enough."`
+	Targets   []string `arg:"" optional:"" name:"target" help:"REPO:TAG, REPO@DIGEST, oci:PATH:TAG, a folder, a file, a manifest, or - for a manifest on standard input."`
+}
+
+func (cmd *verifyKeyCmd) Run(ctx context.Context, a *app, c *cli) error {
+	policy, err := keyPolicy(cmd.PublicKey)
+	if err != nil {
+		return err
+	}
+	return c.Verify.run(ctx, a, cmd.Targets, policy)
+}
+
+// run verifies each target, whatever the method.
+func (v *verifyCmd) run(ctx context.Context, a *app, args []string, policy modelsig.Policy) error {
+	targets, err := v.targets(args)
+	if err != nil {
+		return err
+	}
+	allow, err := v.allowed()
+	if err != nil {
+		return err
+	}
+	asked := targets
+	if v.Ref != "" {
+		ref, err := modelsig.ParseTarget(v.Ref)
+		if err != nil {
+			return err
+		}
+		if ref.Kind != modelsig.KindArtifact {
+			return fmt.Errorf("--ref %q: not a reference to an artifact", v.Ref)
+		}
+		asked = append(asked, ref)
+	}
+	client, err := a.client(v.registryFlags, asked)
+	if err != nil {
+		return err
+	}
+	client.MaxReferrers = v.MaxReferrers
+	// The command line says what it got; library and policies want the
+	// manifest's digest.
+	policy.Binding = verify.StrengthLayers
+	policy.RequireModel = v.Require == "model"
+	policy.IgnoreUnsignedFiles = v.IgnoreUnsignedFiles
+	policy.IncludeGitPaths = !v.IgnoreGitPaths
+	options := modelsig.VerifyOptions{
+		SignatureFile:   v.Signature,
+		SignatureDigest: v.SignatureDigest,
+		PathAnnotation:  v.PathAnnotation,
+		Allow:           allow,
+		IgnorePaths:     v.IgnorePaths,
+		AllowSymlinks:   v.AllowSymlinks,
+	}
+	var answers answers[verifyJSON]
+	for _, t := range targets {
+		file, result, err := v.one(ctx, a, client, t, policy, options)
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		pinned := ""
+		if err == nil {
+			pinned = result.Pinned
+		}
+		result = told(t, result, err)
+		a.warn(result.Warnings...)
+		if err := answers.add(a, verifyAnswer(result, file), verifyJSONOf(result, file), pinned); err != nil {
+			return err
+		}
+		if err != nil {
+			answers.deny(err)
+		}
+	}
+	return answers.finish(a, "modelsig/verify/v1")
+}
+
+// one verifies one target, and says which signature file it read.
+func (v *verifyCmd) one(ctx context.Context, a *app, client *modelsig.Client, t modelsig.Target, policy modelsig.Policy, o modelsig.VerifyOptions) (string, *modelsig.Verification, error) {
+	switch {
+	case t.Kind == modelsig.KindArtifact && v.Ref != "":
+		return "", nil, errors.New("--ref is for local targets: this target is an artifact itself")
+	case t.Kind == modelsig.KindArtifact:
+		result, err := client.Verify(ctx, t.Reference, policy, o)
+		return o.SignatureFile, result, err
+	case v.Ref != "" && t.Kind == modelsig.KindManifest && !t.Guessed:
+		return "", nil, errors.New("--ref is for folders and files, and this target is a manifest")
+	case v.Ref != "":
+		result, err := client.VerifyDirAgainst(ctx, t.Path, v.Ref, policy, o)
+		return o.SignatureFile, result, err
+	}
+	if o.SignatureDigest != "" {
+		return "", nil, errors.New("--signature-digest names a referrer: a local target needs --ref or --signature")
+	}
+	if o.SignatureFile == "" {
+		found, err := findSignature(t.Path)
+		if err != nil {
+			return "", nil, err
+		}
+		o.SignatureFile = found
+	}
+	if t.Kind == modelsig.KindManifest {
+		data, err := a.readManifest(t.Path)
+		if err != nil {
+			return o.SignatureFile, nil, err
+		}
+		file := ""
+		if t.Guessed {
+			file = t.Path
+		}
+		result, err := client.VerifyManifest(ctx, data, file, policy, o)
+		return o.SignatureFile, result, err
+	}
+	result, err := client.VerifyDir(ctx, t.Path, policy, o)
+	return o.SignatureFile, result, err
+}
+
+// findSignature looks for the signature of a local model: here, then in the
+// folder or beside the file. The first that exists is used.
+func findSignature(path string) (string, error) {
+	second := path + ".sig"
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		second = filepath.Join(path, defaultSignature)
+	}
+	for _, candidate := range []string{defaultSignature, second} {
+		if _, err := os.Stat(candidate); err == nil {
+			return candidate, nil
+		}
+	}
+	return "", &hinted{
+		fmt.Errorf("no signature: neither %s nor %s exists", defaultSignature, second),
+		"--signature FILE names it, --ref REF looks in a registry",
+	}
+}
+
+// told turns every way in which a verification can end into one that can be
+// printed: what went wrong before there was anything to judge is "could not
+// tell".
+func told(t modelsig.Target, result *modelsig.Verification, err error) *modelsig.Verification {
+	if denied, ok := errors.AsType[*modelsig.Denial](err); ok {
+		return denied.Verification
+	}
+	if err != nil {
+		result = &modelsig.Verification{Target: t.Name(), Kind: t.Kind}
+		result.Verdict = verify.Unknown
+		code := verify.CodeUnread
+		if exitCode(err) == exitNo {
+			result.Verdict, code = verify.Refused, verify.CodeThreat
+		}
+		result.Reasons = []verify.Reason{{Code: code, Message: err.Error()}}
+	}
+	return result
+}
+
+var firstLines = map[string]string{
+	verify.Verified: "Verification succeeded",
+	verify.Refused:  "Verification refused",
+	verify.Unknown:  "Verification could not be decided",
+}
+
+func verifyAnswer(r *modelsig.Verification, file string) *answer {
+	out := &answer{first: firstLines[r.Verdict]}
+	out.add("target", "%s", r.Target)
+	out.add("kind", "%s", r.Kind)
+	if r.Reference != r.Target {
+		out.add("reference", "%s", r.Reference)
+	}
+	out.add("digest", "%s", r.Digest)
+	out.add("binding", "%s", r.Binding)
+	out.add("layout", "%s", r.Layout)
+	for _, s := range r.Signers {
+		out.add("signer", "%s", signerText(s))
+	}
+	if r.Verdict == verify.Verified && r.Files.Count > 0 {
+		hashed := ""
+		if r.Kind == modelsig.KindManifest {
+			hashed = ", no file was hashed"
+		}
+		out.add("files", "%d (%s)%s", r.Files.Count, bytesText(r.Files.Bytes), hashed)
+	}
+	for _, f := range r.Files.Changed {
+		out.add("changed", "%q", f)
+	}
+	for _, f := range r.Files.Missing {
+		out.add("missing", "%q", f)
+	}
+	for _, f := range r.Files.Extra {
+		out.add("not signed", "%q", f)
+	}
+	for _, f := range r.Files.Ignored {
+		out.add("ignored", "%q", f)
+	}
+	out.add("signature file", "%s", file)
+	if r.Verdict != verify.Verified {
+		for _, reason := range r.Reasons {
+			if reason.Referrer == "" {
+				out.add("reason", "%s: %s", reason.Code, reason.Message)
+			} else {
+				out.add("reason", "%s: %s: %s", reason.Referrer, reason.Code, reason.Message)
+			}
+		}
+	}
+	return out
+}
+
+func signerText(s verify.Signer) string {
+	text := s.Identity.Method
+	if s.Identity.KeyFingerprint != "" {
+		text += " " + s.Identity.KeyFingerprint
+	}
+	if s.Identity.Subject != "" {
+		text += fmt.Sprintf(" %q", s.Identity.Subject)
+	}
+	if s.Identity.Issuer != "" {
+		text += fmt.Sprintf(" by %q", s.Identity.Issuer)
+	}
+	text += " (" + s.Kind + " signature"
+	if s.Repository != "" {
+		text += fmt.Sprintf(", signed as %q", s.Repository)
+		if s.Tag != "" {
+			text += fmt.Sprintf(" tag %q", s.Tag)
+		}
+	}
+	return text + ")"
+}
+
+// verifyJSON is schema modelsig/verify/v1.
+type verifyJSON struct {
+	Verdict       string       `json:"verdict"`
+	Target        string       `json:"target"`
+	Kind          string       `json:"kind"`
+	Reference     string       `json:"reference,omitempty"`
+	Digest        string       `json:"digest,omitempty"`
+	Layout        string       `json:"layout,omitempty"`
+	Binding       string       `json:"binding,omitempty"`
+	Signers       []signerJSON `json:"signers"`
+	Files         filesJSON    `json:"files"`
+	SignatureFile string       `json:"signatureFile,omitempty"`
+	Reasons       []reasonJSON `json:"reasons"`
+	Warnings      []string     `json:"warnings"`
+}
+
+type signerJSON struct {
+	Kind           string `json:"kind"`
+	Method         string `json:"method"`
+	Identity       string `json:"identity,omitempty"`
+	Issuer         string `json:"issuer,omitempty"`
+	KeyFingerprint string `json:"keyFingerprint,omitempty"`
+	Time           string `json:"time,omitempty"`
+	TimeSource     string `json:"timeSource,omitempty"`
+	Referrer       string `json:"referrer"`
+	Repository     string `json:"repository,omitempty"`
+	Tag            string `json:"tag,omitempty"`
+}
+
+type filesJSON struct {
+	Count   int      `json:"count"`
+	Bytes   int64    `json:"bytes"`
+	Missing []string `json:"missing"`
+	Changed []string `json:"changed"`
+	Extra   []string `json:"extra"`
+	Ignored []string `json:"ignored"`
+}
+
+type reasonJSON struct {
+	Referrer string `json:"referrer,omitempty"`
+	Code     string `json:"code"`
+	Message  string `json:"message"`
+}
+
+func verifyJSONOf(r *modelsig.Verification, file string) verifyJSON {
+	out := verifyJSON{
+		Verdict:   r.Verdict,
+		Target:    r.Target,
+		Kind:      r.Kind,
+		Reference: r.Reference,
+		Digest:    r.Digest,
+		Layout:    r.Layout,
+		Binding:   string(r.Binding),
+		Signers:   []signerJSON{},
+		Files: filesJSON{
+			Count: r.Files.Count, Bytes: r.Files.Bytes,
+			Missing: list(r.Files.Missing), Changed: list(r.Files.Changed),
+			Extra: list(r.Files.Extra), Ignored: list(r.Files.Ignored),
+		},
+		SignatureFile: file,
+		Reasons:       []reasonJSON{},
+		Warnings:      list(r.Warnings),
+	}
+	for _, s := range r.Signers {
+		out.Signers = append(out.Signers, signerJSON{
+			Kind: s.Kind, Method: s.Identity.Method, Identity: s.Identity.Subject, Issuer: s.Identity.Issuer,
+			KeyFingerprint: s.Identity.KeyFingerprint, Referrer: s.Referrer, Repository: s.Repository, Tag: s.Tag,
+		})
+	}
+	for _, reason := range r.Reasons {
+		out.Reasons = append(out.Reasons, reasonJSON{reason.Referrer, reason.Code, reason.Message})
+	}
+	return out
+}
