@@ -62,7 +62,9 @@ func (c *Client) readDir(ctx context.Context, path string, o SignOptions) (*loca
 	for i, f := range files {
 		names[i] = f.Name
 	}
-	threats, err := manifest.CheckNames(names, o.Allow)
+	// Names that are ambiguous elsewhere are no more than a warning here: the
+	// folder has exactly these files, and every OMS tool signs them.
+	threats, err := manifest.CheckNames(names, manifest.Threats())
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -79,7 +81,9 @@ func (c *Client) readDir(ctx context.Context, path string, o SignOptions) (*loca
 	oms.Serialization.AllowSymlinks = o.AllowSymlinks
 	local := &localModel{name: dir.Name(), files: files, oms: oms}
 	for _, t := range threats {
-		local.warnings = append(local.warnings, t.Error())
+		if t.Threat == "" || !o.Allow.Has(t.Threat) {
+			local.warnings = append(local.warnings, t.Error())
+		}
 	}
 	return local, nil
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -49,7 +50,8 @@ type SignOptions struct {
 	// they differ. "": refused then.
 	PathAnnotation string
 
-	// Allow accepts ambiguous inputs by name; nil refuses them all.
+	// Allow accepts ambiguous inputs by name; nil refuses them all. In a local
+	// folder an ambiguous name is a warning, and Allow silences it.
 	Allow manifest.Allow
 
 	// IgnorePaths are left out of the signature of a local folder, and
@@ -124,7 +126,7 @@ func (c *Client) Sign(ctx context.Context, ref string, signer Signer, o SignOpti
 // signModel signs a model that was resolved. byTag: a tag named it.
 func (c *Client) signModel(ctx context.Context, model *oci.Model, byTag bool, signer Signer, o SignOptions) (*Signature, error) {
 	ref := model.Reference
-	sig, err := c.statements(model.Manifest, ref.Repository, ref.Tag, o)
+	sig, err := c.statements(model.Manifest, lastSegment(ref.Repository+filepath.ToSlash(ref.Layout+ref.Archive)), ref.Repository, ref.Tag, o)
 	if err != nil {
 		return nil, err
 	}
@@ -156,8 +158,9 @@ func pinned(r oci.Reference) string {
 	return r.String()
 }
 
-// statements builds what will be signed for a manifest.
-func (c *Client) statements(m *oci.Manifest, repository, tag string, o SignOptions) (*Signature, error) {
+// statements builds what will be signed for a manifest. name is the OMS
+// subject's: it must have one, and nobody relies on it (OMS §6.5).
+func (c *Client) statements(m *oci.Manifest, name, repository, tag string, o SignOptions) (*Signature, error) {
 	sig := &Signature{Digest: m.Descriptor.Digest.String(), FromDigest: true}
 	if o.ArtifactOnly {
 		// What a verdict refuses whoever signed it is not signed either.
@@ -165,7 +168,7 @@ func (c *Client) statements(m *oci.Manifest, repository, tag string, o SignOptio
 			return nil, fmt.Errorf("sign %s: %w", m.Descriptor.Digest, err)
 		}
 	} else {
-		if err := c.modelStatement(m, repository, tag, o, sig); err != nil {
+		if err := c.modelStatement(m, name, repository, tag, o, sig); err != nil {
 			return nil, err
 		}
 	}
@@ -185,7 +188,7 @@ func (c *Client) statements(m *oci.Manifest, repository, tag string, o SignOptio
 
 // modelStatement builds the OMS statement of a manifest: the files its layers
 // are, bound to its digest.
-func (c *Client) modelStatement(m *oci.Manifest, repository, tag string, o SignOptions, sig *Signature) error {
+func (c *Client) modelStatement(m *oci.Manifest, name, repository, tag string, o SignOptions, sig *Signature) error {
 	files, err := m.Files(oci.FilesOptions{Allow: o.Allow, PathAnnotation: o.PathAnnotation})
 	if err != nil {
 		return fmt.Errorf("sign %s: %w", m.Descriptor.Digest, err)
@@ -221,16 +224,7 @@ func (c *Client) modelStatement(m *oci.Manifest, repository, tag string, o SignO
 		sig.Warnings = append(sig.Warnings, fmt.Sprintf("layer %q is covered by the manifest's digest only: OMS tools leave the name out", name))
 	}
 	sig.Layout = files.Layout
-	return sig.model(oms, subjectName(repository, m), annotations, files.Files)
-}
-
-// subjectName is the last part of the repository, or a stand-in: the OMS
-// subject must have a name, and nobody relies on it (OMS §6.5).
-func subjectName(repository string, m *oci.Manifest) string {
-	if repository == "" {
-		return "model-" + m.Descriptor.Digest.Encoded()[:12]
-	}
-	return lastSegment(repository)
+	return sig.model(oms, name, annotations, files.Files)
 }
 
 // model records the OMS statement in sig.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -174,7 +176,7 @@ func (c *Client) SignManifest(ctx context.Context, data []byte, name string, sig
 		return nil, fmt.Errorf("sign %s: %w", targetName(name), err)
 	}
 	o.ModelOnly = !o.ArtifactOnly
-	sig, err := c.statements(m, "", "", o)
+	sig, err := c.statements(m, strings.TrimSuffix(lastSegment(filepath.ToSlash(targetName(name))), ".json"), "", "", o)
 	if err != nil {
 		return nil, err
 	}
@@ -186,7 +188,7 @@ func (c *Client) SignManifest(ctx context.Context, data []byte, name string, sig
 }
 
 func targetName(file string) string {
-	if file == "" {
+	if file == "" || file == "-" {
 		return "manifest"
 	}
 	return file
