@@ -1,0 +1,60 @@
+# The commands of this repository; CI runs them. Only race and interop need more
+# than Go, git and make. One CGO_ENABLED for all, so that all share the cache.
+export CGO_ENABLED = 0
+GO       ?= go
+FUZZTIME ?= 10s
+RACE     ?= . ./bundle ./manifest ./oci ./referrers ./verify ./cmd/modelsig
+MODULES   = interop interop/peers/cosign interop/peers/registry interop/peers/crane
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test race check fmt vet lint tidy arch interop bench fuzz clean
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1	\2/p' Makefile | awk -F '\t' '{ printf "%-9s %s\n", $$1, $$2 }'
+
+build: ## bin/modelsig
+	$(GO) build -o bin/modelsig ./cmd/modelsig
+
+demo: build ## sign a model, verify it, refuse a tampered one: real commands, real output
+	@sh ./demo/demo.sh "$(CURDIR)/bin/modelsig"
+
+test: ## all tests of the module, in random order
+	$(GO) test -shuffle=on ./...
+
+race: ## the packages' tests under the race detector (needs a C compiler)
+	CGO_ENABLED=1 $(GO) test -race $(RACE)
+
+check: fmt vet lint tidy arch ## formatting, vet, staticcheck, go.mod files, imports
+
+fmt: ## fail where gofmt would change a file
+	@test -z "$$(gofmt -l .)" || { gofmt -d .; exit 1; }
+
+vet: ## go vet, in both modules
+	$(GO) vet ./...
+	$(GO) vet -C interop ./...
+
+lint: ## staticcheck, pinned in tools.mod, in both modules
+	$(GO) tool -modfile=tools.mod staticcheck ./...
+	cd interop && $(GO) tool -modfile=../tools.mod staticcheck ./...
+
+tidy: ## fail where go mod tidy would change a file
+	$(GO) mod tidy -diff
+	@for m in $(MODULES); do (cd $$m && $(GO) mod tidy -diff) || { echo "$$m: go mod tidy"; exit 1; }; done
+	@d=$$(mktemp -d) && cp tools.mod "$$d/go.mod" && cp tools.sum "$$d/go.sum" && (cd "$$d" && $(GO) mod tidy -diff); s=$$?; rm -rf "$$d"; exit $$s
+
+arch: ## the arrows between packages
+	$(GO) test -run '^Test(PackagesImport|Violations)' .
+
+interop: ## against cosign, distribution, crane, docker-registry, skopeo (first build: minutes)
+	cd interop && $(GO) test -count=1 -timeout 20m .
+
+bench: ## benchmarks, and what signing costs beside cosign
+	$(GO) test -run '^$$' -bench . ./...
+	cd interop && $(GO) test -count=1 -v -run TestTheCost -bench . -benchtime 5x .
+
+fuzz: ## every fuzz target for FUZZTIME, one at a time
+	@set -e; ps=$$($(GO) list ./...); for p in $$ps; do list=$$($(GO) test -list '^Fuzz' $$p); \
+	for f in $$(echo "$$list" | grep '^Fuzz' || true); do echo "$$p $$f"; \
+	$(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p; done; done
+
+clean: ## remove what was built
+	rm -rf bin
