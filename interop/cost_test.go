@@ -1,0 +1,191 @@
+package interop
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// What signing and verifying cost: beside cosign on the same registry in the
+// same run, and for a large model beside a small one.
+
+// BenchmarkVsCosign times whole processes. Compare the lines of one act.
+func BenchmarkVsCosign(b *testing.B) {
+	r := startDistribution(b, "")
+	key := newCosignKey(b, curves[0].curve)
+	for _, act := range []struct {
+		name    string
+		command func(ref string) command
+		signed  bool // the artifact is signed beforehand
+	}{
+		{"sign/modelsig", func(ref string) command {
+			return command{args: []string{modelsig, "sign", "key", ref, "--private-key", key.private}}
+		}, false},
+		{"sign/cosign", func(ref string) command {
+			return command{args: []string{cosign, "sign", "--key", key.cosign, "--yes", "--allow-http-registry",
+				"--use-signing-config=false", "--tlog-upload=false", ref}}
+		}, false},
+		{"verify/modelsig", func(ref string) command {
+			return command{args: []string{modelsig, "verify", "key", ref, "--public-key", key.public}}
+		}, true},
+		{"verify/cosign", func(ref string) command { return cosignVerify(key, ref) }, true},
+	} {
+		b.Run(act.name, func(b *testing.B) {
+			repository := "acme/bench-" + strings.ReplaceAll(act.name, "/", "-")
+			n := 0
+			for b.Loop() {
+				b.StopTimer()
+				n++
+				// Each time an artifact that nobody has signed: signing again
+				// would be cheaper.
+				ref, _ := push(b, r, repository, fmt.Sprint(act.name, b.N, n, time.Now().UnixNano()))
+				if act.signed {
+					run(b, 0, "sign", "key", ref, "--private-key", key.private)
+				}
+				c := act.command(ref)
+				b.StartTimer()
+				c.want(b, 0)
+			}
+		})
+	}
+}
+
+// TestTheCostOfSigningDoesNotGrowWithTheModel signs and verifies a small and a
+// large model, counts the bytes on the wire, and prints the times. The bytes
+// are demanded: not one layer byte may move. Times are demanded of nobody here
+// but the ratio, generously: the machine is shared.
+func TestTheCostOfSigningDoesNotGrowWithTheModel(t *testing.T) {
+	if testing.Short() {
+		t.Skip("pushes a large model")
+	}
+	const (
+		small = 4 << 20
+		// slack is what may move beyond manifest, bundles and fallback index:
+		// headers are not counted, error bodies and probes are.
+		slack = 64 << 10
+		tries = 7
+		// worst is wide: a process lasts tens of milliseconds, and the
+		// machine has other things to do. The demand on the product is 1.2.
+		worst = 1.5
+	)
+	large := int64(1 << 30)
+	if *big {
+		large = 4 << 30
+	}
+	r := startRegistry(t, distribution, fmt.Sprintf("storage: {filesystem: {rootdirectory: %q}, delete: {enabled: true}}\n", t.TempDir()))
+	wire := newWire(t, r)
+	key := newKey(t, curves[0].curve)
+
+	type cost struct {
+		sign, verify time.Duration
+		bytes        int64
+	}
+	costs := map[int64]cost{}
+	for _, size := range []int64{small, large} {
+		dir := newModel(t, fmt.Sprint(size))
+		weights, err := os.Create(filepath.Join(dir, "weights.bin"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := weights.Truncate(size); err != nil { // sparse: costs no disk here
+			t.Fatal(err)
+		}
+		if err := weights.Close(); err != nil {
+			t.Fatal(err)
+		}
+		var c cost
+		for i := range tries {
+			repository := fmt.Sprintf("acme/cost-%d-%d", size, i)
+			if i > 0 { // the registry has the blobs; only the first push moves them
+				repository = fmt.Sprintf("acme/cost-%d-0", size)
+				writeFile(t, filepath.Join(dir, "README.md"), fmt.Append(nil, "try ", i))
+			}
+			start := time.Now()
+			ref := strings.TrimSpace(run(t, 0, "push", dir, wire.host+"/"+repository+":v1", "--format", "ref").stdout)
+			pushed := time.Since(start)
+			wire.bytes.Store(0)
+			start = time.Now()
+			run(t, 0, "sign", "key", ref, "--private-key", key.private)
+			sign := time.Since(start)
+			start = time.Now()
+			run(t, 0, "verify", "key", ref, "--public-key", key.public)
+			verify := time.Since(start)
+			moved := wire.bytes.Load()
+			if i == 0 {
+				t.Logf("%10d bytes: push %s, sign %s, verify %s, %d bytes on the wire", size, pushed, sign, verify, moved)
+			}
+			if i == 0 || sign < c.sign {
+				c.sign = sign
+			}
+			if i == 0 || verify < c.verify {
+				c.verify = verify
+			}
+			c.bytes = max(c.bytes, moved)
+		}
+		costs[size] = c
+	}
+	s, l := costs[small], costs[large]
+	t.Logf("sign   %s and %s: ratio %.2f", s.sign, l.sign, l.sign.Seconds()/s.sign.Seconds())
+	t.Logf("verify %s and %s: ratio %.2f", s.verify, l.verify, l.verify.Seconds()/s.verify.Seconds())
+	if l.bytes > s.bytes+slack {
+		t.Errorf("signing and verifying moved %d bytes for the small model, %d for the large one", s.bytes, l.bytes)
+	}
+	if l.sign.Seconds() > worst*s.sign.Seconds() || l.verify.Seconds() > worst*s.verify.Seconds() {
+		t.Errorf("the large model took more than %.1f times as long", worst)
+	}
+}
+
+// A wire is a proxy in front of a registry that counts the bytes of bodies in
+// both directions.
+type wire struct {
+	host  string
+	bytes atomic.Int64
+}
+
+func newWire(t testing.TB, r registryServer) *wire {
+	t.Helper()
+	w := &wire{}
+	proxy := &httputil.ReverseProxy{
+		Rewrite: func(p *httputil.ProxyRequest) {
+			p.SetURL(&url.URL{Scheme: "http", Host: r.host})
+			p.Out.Host = p.In.Host // so that Location leads here again
+			p.Out.Body = w.count(p.Out.Body)
+		},
+		ModifyResponse: func(res *http.Response) error {
+			res.Body = w.count(res.Body)
+			return nil
+		},
+		FlushInterval: -1,
+	}
+	server := httptest.NewServer(proxy)
+	t.Cleanup(server.Close)
+	w.host = strings.TrimPrefix(server.URL, "http://")
+	return w
+}
+
+func (w *wire) count(body io.ReadCloser) io.ReadCloser {
+	if body == nil || body == http.NoBody {
+		return body
+	}
+	return &counted{ReadCloser: body, total: &w.bytes}
+}
+
+type counted struct {
+	io.ReadCloser
+	total *atomic.Int64
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.ReadCloser.Read(p)
+	c.total.Add(int64(n))
+	return n, err
+}
