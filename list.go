@@ -89,7 +89,10 @@ func attached(c referrers.Candidate) Attached {
 	}
 	a.Kind = "statement"
 	st, err := manifest.ParseStatement(claims.Payload)
-	if err != nil {
+	switch {
+	case errors.Is(err, manifest.ErrStatementType):
+		return a // somebody else's: the annotation has said what it is
+	case err != nil:
 		a.Problem = err.Error()
 		return a
 	}

@@ -128,7 +128,7 @@ func image(layers ...ocispec.Descriptor) ocispec.Manifest {
 		MediaType:    ocispec.MediaTypeImageManifest,
 		ArtifactType: "application/vnd.unknown.artifact.v1",
 		Config:       config,
-		Layers:       layers,
+		Layers:       append([]ocispec.Descriptor{}, layers...), // never null
 	}
 }
 

@@ -97,7 +97,7 @@ func (c *Client) Push(ctx context.Context, dir, ref string, o PushOptions) (*Pus
 		return pushed, nil
 	}
 	o.Sign.Allow = append(slices.Clone(o.Sign.Allow), o.Allow...)
-	pushed.Signature, err = c.signModel(ctx, model, false, o.Signer, o.Sign)
+	pushed.Signature, err = c.signModel(ctx, model, o.Signer, o.Sign)
 	if err != nil {
 		return nil, fmt.Errorf("pushed %s, not signed: %w", pushed.Reference, err)
 	}

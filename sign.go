@@ -120,20 +120,26 @@ func (c *Client) Sign(ctx context.Context, ref string, signer Signer, o SignOpti
 	if err != nil {
 		return nil, err
 	}
-	return c.signModel(ctx, model, r.Digest == "", signer, o)
+	if r.Digest != "" {
+		// The digest counts: what the tag means was not asked, and is not
+		// attested.
+		model.Reference.Tag = ""
+	}
+	sig, err := c.signModel(ctx, model, signer, o)
+	if err == nil && r.Digest == "" {
+		sig.Warnings = append(sig.Warnings, fmt.Sprintf("signed by tag: %s now means %s", quoteTag(model.Reference), sig.Digest))
+	}
+	return sig, err
 }
 
-// signModel signs a model that was resolved. byTag: a tag named it.
-func (c *Client) signModel(ctx context.Context, model *oci.Model, byTag bool, signer Signer, o SignOptions) (*Signature, error) {
+// signModel signs a model that was resolved.
+func (c *Client) signModel(ctx context.Context, model *oci.Model, signer Signer, o SignOptions) (*Signature, error) {
 	ref := model.Reference
 	sig, err := c.statements(model.Manifest, lastSegment(ref.Repository+filepath.ToSlash(ref.Layout+ref.Archive)), ref.Repository, ref.Tag, o)
 	if err != nil {
 		return nil, err
 	}
 	sig.Target, sig.Pinned = ref.String(), pinned(ref)
-	if byTag {
-		sig.Warnings = append(sig.Warnings, fmt.Sprintf("signed by tag: %s now means %s", ref.Tag, sig.Digest))
-	}
 	if o.DryRun {
 		return sig, nil
 	}
@@ -150,6 +156,14 @@ func (c *Client) signModel(ctx context.Context, model *oci.Model, byTag bool, si
 		return sig, err
 	}
 	return attach(ctx, s, model, sig)
+}
+
+// quoteTag is the tag, or what stands for it in a layout without tags.
+func quoteTag(r oci.Reference) string {
+	if r.Tag == "" {
+		return "the one model of " + r.Name()
+	}
+	return r.Tag
 }
 
 // pinned is what to pull: the name and the digest, without the tag.
@@ -392,6 +406,10 @@ func withoutTag(payload []byte) ([]byte, error) {
 			var binding verify.Binding
 			if err := json.Unmarshal(raw, &binding); err != nil {
 				return nil, err
+			}
+			// What this version would not write, it may not understand.
+			if ours, err := binding.Annotations(); err != nil || !bytes.Equal(ours[verify.AnnotationBinding], raw) {
+				return nil, errors.New("not a binding of this version")
 			}
 			binding.Tag = ""
 			untagged, err := binding.Annotations()

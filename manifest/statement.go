@@ -241,6 +241,10 @@ func (w *writer) value(what string, raw json.RawMessage, depth int) {
 	}
 }
 
+// ErrStatementType is wrapped by the error of [ParseStatement] about JSON that
+// is a statement of another type, or of another version of in-toto.
+var ErrStatementType = errors.New("another type of statement")
+
 // ParseStatement parses the bytes of an in-toto Statement v1. They must have
 // been authenticated before. It accepts only what has one reading: JSON as
 // [CheckJSON] wants it, the exact _type, no fields but those of in-toto, at
@@ -293,7 +297,7 @@ func parseStatement(payload []byte) (*Statement, error) {
 		return nil, err
 	}
 	if typ != StatementType {
-		return nil, fmt.Errorf("_type is %s, not %q", quote(typ), StatementType)
+		return nil, fmt.Errorf("%w: _type is %s, not %q; predicate type %s", ErrStatementType, quote(typ), StatementType, quote(s.PredicateType))
 	}
 	return s, s.check()
 }

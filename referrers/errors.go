@@ -11,6 +11,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/errcode"
 )
 
@@ -98,6 +99,9 @@ func foreign(err error) error {
 			s.text = quote(e.Errors[0].Error())
 		}
 		return &clientError{s.Error(), err}
+	}
+	if errors.Is(err, auth.ErrBasicCredentialNotFound) {
+		return &clientError{"the registry wants a user name and a password, and none was found", err}
 	}
 	if e, ok := errors.AsType[*url.Error](err); ok {
 		if u, parseErr := url.Parse(e.URL); parseErr == nil {

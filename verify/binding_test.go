@@ -377,6 +377,21 @@ func TestNamesThatOtherToolsGiveToBlobs(t *testing.T) {
 		})
 	}
 
+	// The blobs that the entries cover are told to the mapping, and no others.
+	var covered []digest.Digest
+	s := subject(layers, pseudo)
+	s.Artifact.Map = func(_ string, blobs ...digest.Digest) (*verify.Mapping, error) {
+		covered = blobs
+		m := layers.mapped()
+		m.Warnings = []string{"layers[1]: no name"}
+		return m, nil
+	}
+	r, err = verify.Decide(t.Context(), trusts(k), s, bundles(k.sign(t, oms(t, tiny.with("config.json", "{}"), nil))))
+	wantVerified(t, r, err, verify.StrengthLayers)
+	if !slices.Equal(covered, []digest.Digest{pseudo["config.json"]}) || !slices.Equal(r.Warnings, []string{"layers[1]: no name"}) {
+		t.Errorf("covered %q, warnings %q", covered, r.Warnings)
+	}
+
 	// A bound statement is ours, and lists files only.
 	a := subject(layers, pseudo)
 	payload := oms(t, tiny.with("layer_002.tar.gz", "blob"), annotated(t, bindingTo(manifestOf("tiny"))))

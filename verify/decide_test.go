@@ -401,7 +401,7 @@ func TestWhatIsSignedByTheRightKeyAndIsNoApproval(t *testing.T) { // rule 4
 		{"another payload type", k.envelope(t, "application/vnd.cncf.notary.payload.v1+json", artifact(t, manifestOf("tiny"))), verify.CodeUntrusted},
 		{"no payload type", k.envelope(t, "", artifact(t, manifestOf("tiny"))), verify.CodeUntrusted},
 		{"a message signature of the manifest", k.message(t, []byte("manifest tiny")), verify.CodeUntrusted},
-		{"a statement of v0.1 of in-toto", k.sign(t, bytes.Replace(artifact(t, manifestOf("tiny")), []byte("Statement/v1"), []byte("Statement/v0.1"), 1)), verify.CodeMalformed},
+		{"a statement of v0.1 of in-toto", k.sign(t, bytes.Replace(artifact(t, manifestOf("tiny")), []byte("Statement/v1"), []byte("Statement/v0.1"), 1)), verify.CodeNotApproval},
 		{"no JSON", k.sign(t, []byte("yes")), verify.CodeMalformed},
 		{"a member twice", k.sign(t, bytes.Replace(artifact(t, manifestOf("tiny")), []byte(`{"_type"`), []byte(`{"predicateType":"x","_type"`), 1)), verify.CodeMalformed},
 		{"a member in upper case", k.sign(t, bytes.Replace(artifact(t, manifestOf("tiny")), []byte(`"predicateType"`), []byte(`"PredicateType"`), 1)), verify.CodeMalformed},
@@ -413,7 +413,7 @@ func TestWhatIsSignedByTheRightKeyAndIsNoApproval(t *testing.T) { // rule 4
 			wantNo(t, r, err, verify.ErrRefused, tt.code)
 		})
 	}
-	// The helper that signs other payload types signs properly.
+	// Those other payload types were signed properly.
 	r, err := verify.Decide(t.Context(), trusts(k), tinyArtifact(), bundles(k.envelope(t, bundle.PayloadType, artifact(t, manifestOf("tiny")))))
 	wantVerified(t, r, err, verify.StrengthManifest)
 }

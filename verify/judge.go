@@ -62,14 +62,15 @@ func refuse(code, format string, args ...any) error {
 // candidate judges one bundle and records what came of it. An error ends the
 // reading: only the context's.
 func (j *judge) candidate(ctx context.Context, c Candidate) error {
-	files, layout := j.report.Files, j.report.Layout
+	files, layout, hashed := j.report.Files, j.report.Layout, j.report.Hashed
+	j.report.Hashed = false
 	err := j.approves(ctx, c)
 	if err == nil {
 		return nil
 	}
 	if j.enough() {
 		// What does not count does not describe the yes.
-		j.report.Files, j.report.Layout = files, layout
+		j.report.Files, j.report.Layout, j.report.Hashed = files, layout, hashed
 	}
 	if ctxErr := ctx.Err(); ctxErr != nil {
 		return ctxErr
@@ -114,7 +115,10 @@ func (j *judge) approves(ctx context.Context, c Candidate) error {
 		return refuse(CodeUntrusted, "%v", err)
 	}
 	st, err := manifest.ParseStatement(opened.Payload)
-	if err != nil {
+	switch {
+	case errors.Is(err, manifest.ErrStatementType):
+		return refuse(CodeNotApproval, "signed, but %v: it does not approve", err)
+	case err != nil:
 		return refuse(CodeMalformed, "signed statement: %v", err)
 	}
 	signer := Signer{Identity: opened.Signer, Referrer: c.Referrer}
@@ -306,10 +310,16 @@ func (j *judge) compareLayers(signed *manifest.Manifest, mapping *Mapping) error
 
 // mapUnbound maps for a statement that names no manifest. Such statements may
 // list blobs that are no files under a name of Pseudo: where no layer has that
-// name, the entry covers the blob and is left out of the comparison.
+// name, the entry covers the blob and is left out of the comparison. Tools that
+// sign manifests record no ignore paths, and tools that sign folders do: in a
+// folder's statement config.json is a file, and a removed one is not excused.
 func (j *judge) mapUnbound(signed *manifest.Manifest) (*Mapping, *manifest.Manifest, error) {
 	pseudo := map[string]digest.Digest{}
-	for _, r := range signed.Resources {
+	var listed []manifest.Resource
+	if len(signed.Serialization.IgnorePaths) == 0 {
+		listed = signed.Resources
+	}
+	for _, r := range listed {
 		if d, ok := j.subject.Artifact.Pseudo[r.Name]; ok && r.Algorithm == "sha256" && hex.EncodeToString(r.Digest) == d.Encoded() {
 			pseudo[r.Name] = d
 		}
@@ -329,6 +339,9 @@ func (j *judge) mapUnbound(signed *manifest.Manifest) (*Mapping, *manifest.Manif
 			mapping, err := j.mapArtifact("")
 			return mapping, signed, err
 		}
+	}
+	for _, w := range mapping.Warnings {
+		j.warn(w)
 	}
 	rest := *signed
 	rest.Resources = slices.DeleteFunc(slices.Clone(signed.Resources), func(r manifest.Resource) bool {

@@ -396,6 +396,29 @@ func TestASignedFileThatLooksLikeAManifest(t *testing.T) { // rule 2
 	}
 }
 
+func TestTheAnswerSaysWhetherFilesWereHashed(t *testing.T) { // rule 2
+	k := newKey(t)
+	toThis := k.sign(t, artifact(t, manifestOf("lookalike")))
+	theFile := k.sign(t, oms(t, files{"config.json": "{}"}, nil))
+	evil := lookalike("config.json", "evil", tiny.mapped())
+	for _, ev := range []verify.Evidence{bundles(toThis, theFile), bundles(theFile, toThis)} {
+		r, err := verify.Decide(t.Context(), trusts(k), evil, ev)
+		wantVerified(t, r, err, verify.StrengthManifest)
+		if r.Hashed {
+			t.Error("the yes is by the manifest's digest, and claims that a file was hashed")
+		}
+	}
+	r, err := verify.Decide(t.Context(), trusts(k), evil, bundles(theFile))
+	if report := wantNo(t, r, err, verify.ErrRefused, verify.CodeFiles); !report.Hashed {
+		t.Error("the refusal does not say that the file was hashed")
+	}
+	r, err = verify.Decide(t.Context(), trusts(k), folder(tiny), bundles(k.sign(t, bound(t)), theFile))
+	wantVerified(t, r, err, verify.StrengthFiles)
+	if !r.Hashed {
+		t.Error("the files were hashed")
+	}
+}
+
 func TestAManifestOnDisk(t *testing.T) { // rule 2
 	k := newKey(t)
 	d := manifestOf("lookalike")

@@ -6,7 +6,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"runtime/debug"
 	"strings"
 	"sync"
 
@@ -178,13 +177,4 @@ func (p *progress) finish() {
 	if p != nil && p.bar != nil {
 		_ = p.bar.Clear()
 	}
-}
-
-// version is the module's version as the build recorded it.
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok || info.Main.Version == "" {
-		return "(devel)"
-	}
-	return info.Main.Version
 }

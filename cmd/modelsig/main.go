@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/signal"
 	"strings"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/modelsig/modelsig"
 	"github.com/modelsig/modelsig/manifest"
+	"github.com/modelsig/modelsig/oci"
 )
 
 // Exit codes, as cmp and grep have them.
@@ -180,6 +182,23 @@ func exitCode(err error) int {
 		return exitNo
 	}
 	return exitTrouble
+}
+
+// hint says what a person may do about an error. It never says how to accept
+// what was refused.
+func hint(err error) string {
+	if h, ok := errors.AsType[*hinted](err); ok {
+		return h.hint
+	}
+	switch {
+	case errors.Is(err, modelsig.ErrRefused):
+		return ""
+	case errors.Is(err, http.ErrSchemeMismatch):
+		return "the registry speaks HTTP: --plain-http"
+	case errors.Is(err, oci.ErrUnmapped):
+		return "--artifact-signature-only signs artifacts of any shape"
+	}
+	return ""
 }
 
 func threatNames() string {

@@ -6,14 +6,10 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"runtime"
 	"time"
 
 	"cuelabs.dev/go/oci/ociregistry/ocimem"
 	"cuelabs.dev/go/oci/ociregistry/ociserver"
-
-	"github.com/modelsig/modelsig"
-	"github.com/modelsig/modelsig/oci"
 )
 
 type registryCmd struct {
@@ -80,38 +76,3 @@ func (w *withoutSubject) WriteHeader(code int) {
 }
 
 func (w *withoutSubject) Unwrap() http.ResponseWriter { return w.ResponseWriter }
-
-type versionCmd struct{}
-
-func (versionCmd) Run(a *app) error {
-	out := &answer{first: "modelsig " + version()}
-	out.add("go", "%s", runtime.Version())
-	out.add("platform", "%s/%s", runtime.GOOS, runtime.GOARCH)
-	var answers answers[versionJSON]
-	if err := answers.add(a, out, versionJSON{version(), runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}, ""); err != nil {
-		return err
-	}
-	return answers.finish(a, "modelsig/version/v1")
-}
-
-// versionJSON is schema modelsig/version/v1.
-type versionJSON struct {
-	Version  string `json:"version"`
-	Go       string `json:"go"`
-	Platform string `json:"platform"`
-}
-
-// hint says what a person may do about an error. It never says how to accept
-// what was refused.
-func hint(err error) string {
-	if h, ok := errors.AsType[*hinted](err); ok {
-		return h.hint
-	}
-	switch {
-	case errors.Is(err, modelsig.ErrRefused):
-		return ""
-	case errors.Is(err, oci.ErrUnmapped):
-		return "--artifact-signature-only signs artifacts of any shape"
-	}
-	return ""
-}

@@ -104,8 +104,8 @@ func (s *signCmd) run(ctx context.Context, a *app, args []string, signer modelsi
 	if err != nil {
 		return err
 	}
-	if s.Signature != "" && len(targets) > 1 {
-		return errors.New("--signature names one file: sign one target at a time")
+	if s.writesFiles(targets) > 1 {
+		return errors.New("two signatures would go to one file: sign one target at a time, or name --signature for each")
 	}
 	options := modelsig.SignOptions{
 		ModelOnly:       s.ModelSignatureOnly,
@@ -134,6 +134,18 @@ func (s *signCmd) run(ctx context.Context, a *app, args []string, signer modelsi
 		}
 	}
 	return answers.finish(a, "modelsig/sign/v1")
+}
+
+// writesFiles counts the targets whose signature goes to the one file that
+// --signature, or its default, names.
+func (s *signCmd) writesFiles(targets []modelsig.Target) int {
+	n := 0
+	for _, t := range targets {
+		if s.Signature != "" || t.Kind != modelsig.KindArtifact && !s.DryRun {
+			n++
+		}
+	}
+	return n
 }
 
 // one signs one target and writes the signature file, if there is one.

@@ -187,6 +187,9 @@ var firstLines = map[string]string{
 	verify.Unknown:  "Verification could not be decided",
 }
 
+// maxReasons bounds what a person is told; a flood of garbage has thousands.
+const maxReasons = 10
+
 func verifyAnswer(r *modelsig.Verification, file string) *answer {
 	out := &answer{first: firstLines[r.Verdict]}
 	out.add("target", "%s", r.Target)
@@ -221,7 +224,11 @@ func verifyAnswer(r *modelsig.Verification, file string) *answer {
 	}
 	out.add("signature file", "%s", file)
 	if r.Verdict != verify.Verified {
-		for _, reason := range r.Reasons {
+		for i, reason := range r.Reasons {
+			if i == maxReasons {
+				out.add("reason", "and %d more (--format json has all)", len(r.Reasons)-maxReasons)
+				break
+			}
 			if reason.Referrer == "" {
 				out.add("reason", "%s: %s", reason.Code, reason.Message)
 			} else {

@@ -1,0 +1,343 @@
+package modelsig_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/modelsig/modelsig"
+	"github.com/modelsig/modelsig/bundle"
+	"github.com/modelsig/modelsig/manifest"
+	"github.com/modelsig/modelsig/verify"
+)
+
+// signDir signs a folder or file and writes the signature beside it, or into
+// it where sigFile says so.
+func signDir(t testing.TB, path, sigFile string, signer modelsig.Signer, o modelsig.SignOptions) {
+	t.Helper()
+	o.SignatureFile = sigFile
+	sig, err := new(modelsig.Client).SignDir(t.Context(), path, signer, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := modelsig.WriteSignature(sigFile, sig.Model.Bundle, false); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestAFolder(t *testing.T) {
+	signer, client := newSigner(t), new(modelsig.Client)
+	for _, where := range []string{"model.sig", "sub/deep.sig", "../beside.sig"} {
+		t.Run(where, func(t *testing.T) {
+			dir := writeModel(t, tinyFiles)
+			writeFile(t, filepath.Join(dir, "sub/x"), "x")
+			writeFile(t, filepath.Join(dir, ".git/config"), "x")
+			sigFile := filepath.Join(dir, where)
+			signDir(t, dir, sigFile, signer, modelsig.SignOptions{})
+			o := modelsig.VerifyOptions{SignatureFile: sigFile}
+
+			v, err := client.VerifyDir(t.Context(), dir, trusts(signer), o)
+			wantVerified(t, v, err, verify.StrengthFiles, 1)
+			if v.Kind != modelsig.KindDir || v.Target != dir || v.Digest != "" || !v.Hashed || v.Files.Count != 3 {
+				t.Errorf("%+v", v)
+			}
+			// Signing again reads the same files, and replaces the signature.
+			signDir(t, dir, sigFile, signer, modelsig.SignOptions{})
+			v, err = client.VerifyDir(t.Context(), dir, trusts(signer), o)
+			wantVerified(t, v, err, verify.StrengthFiles, 1)
+
+			v, err = client.VerifyDir(t.Context(), dir, trusts(newSigner(t)), o)
+			wantNo(t, v, err, modelsig.ErrRefused, verify.CodeUntrusted)
+			for _, change := range []struct{ file, content, is string }{
+				{"config.json", "[]", "{}"}, {"sub/x", "", "x"},
+			} {
+				writeFile(t, filepath.Join(dir, change.file), change.content)
+				v, err = client.VerifyDir(t.Context(), dir, trusts(signer), o)
+				report := wantNo(t, v, err, modelsig.ErrRefused, verify.CodeFiles)
+				if !slices.Equal(report.Files.Changed, []string{change.file}) {
+					t.Errorf("%+v", report.Files)
+				}
+				writeFile(t, filepath.Join(dir, change.file), change.is)
+			}
+			writeFile(t, filepath.Join(dir, "run.py"), "evil")
+			v, err = client.VerifyDir(t.Context(), dir, trusts(signer), o)
+			wantNo(t, v, err, modelsig.ErrRefused, verify.CodeFiles)
+			v, err = client.VerifyDir(t.Context(), dir, trusts(signer), modelsig.VerifyOptions{SignatureFile: sigFile, IgnorePaths: []string{filepath.Join(dir, "run.py")}})
+			wantVerified(t, v, err, verify.StrengthFiles, 1)
+		})
+	}
+}
+
+func TestASingleFileOnDisk(t *testing.T) {
+	signer, client := newSigner(t), new(modelsig.Client)
+	dir := writeModel(t, tinyFiles)
+	path := filepath.Join(dir, "weights", "a.bin")
+	o := modelsig.VerifyOptions{SignatureFile: path + ".sig"}
+	signDir(t, path, o.SignatureFile, signer, modelsig.SignOptions{})
+	v, err := client.VerifyDir(t.Context(), path, trusts(signer), o)
+	wantVerified(t, v, err, verify.StrengthFiles, 1)
+	if v.Kind != modelsig.KindFile || v.Files.Count != 1 || v.Files.Bytes != 5 {
+		t.Errorf("%+v", v)
+	}
+	v, err = client.VerifyDir(t.Context(), dir, trusts(signer), o)
+	wantNo(t, v, err, modelsig.ErrRefused, verify.CodeFiles)
+	writeFile(t, path, "evil")
+	v, err = client.VerifyDir(t.Context(), path, trusts(signer), o)
+	wantNo(t, v, err, modelsig.ErrRefused, verify.CodeFiles)
+}
+
+func TestIgnoredPaths(t *testing.T) { // OMS §6.2
+	signer, client := newSigner(t), new(modelsig.Client)
+	dir := writeModel(t, tinyFiles)
+	writeFile(t, filepath.Join(dir, "logs/1.txt"), "1")
+	writeFile(t, filepath.Join(dir, ".gitattributes"), "x")
+	sigFile := filepath.Join(t.TempDir(), "model.sig")
+
+	sig, err := client.SignDir(t.Context(), dir, signer, modelsig.SignOptions{
+		SignatureFile: filepath.Join(dir, "model.sig"),
+		IgnorePaths:   []string{"logs/", filepath.Join(dir, "cache"), "./logs", filepath.Join(t.TempDir(), "elsewhere")},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	claims, err := modelsig.InsecureInspect(sig.Model.Bundle)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := append(manifest.GitPaths(), "model.sig", "logs", "cache")
+	if !slices.Equal(claims.IgnorePaths, want) || len(claims.Files) != 2 {
+		t.Errorf("ignored %q, want %q; files %+v", claims.IgnorePaths, want, claims.Files)
+	}
+	writeFile(t, sigFile, string(sig.Model.Bundle))
+	v, err := client.VerifyDir(t.Context(), dir, trusts(signer), modelsig.VerifyOptions{SignatureFile: sigFile})
+	wantVerified(t, v, err, verify.StrengthFiles, 1)
+	if !slices.Equal(v.Files.Ignored, []string{".gitattributes", "logs/1.txt"}) {
+		t.Errorf("ignored %q", v.Files.Ignored)
+	}
+
+	for _, bad := range []string{"..", "../x", ".", "", dir, "a/../.."} {
+		if sig, err := client.SignDir(t.Context(), dir, signer, modelsig.SignOptions{IgnorePaths: []string{bad}}); err == nil {
+			t.Errorf("ignoring %q signed %d files", bad, sig.Files)
+		}
+		if v, err := client.VerifyDir(t.Context(), dir, trusts(signer), modelsig.VerifyOptions{SignatureFile: sigFile, IgnorePaths: []string{bad}}); err == nil {
+			t.Errorf("ignoring %q verified %+v", bad, v)
+		}
+	}
+
+	// With the git names signed, they are signed, and not recorded as left out.
+	if sig, err = client.SignDir(t.Context(), dir, signer, modelsig.SignOptions{IncludeGitPaths: true}); err != nil {
+		t.Fatal(err)
+	}
+	if claims, err = modelsig.InsecureInspect(sig.Model.Bundle); err != nil || len(claims.IgnorePaths) != 0 || len(claims.Files) != 4 {
+		t.Errorf("%+v, %v", claims, err)
+	}
+}
+
+func TestLinksInAFolder(t *testing.T) { // threat D01
+	signer, client := newSigner(t), new(modelsig.Client)
+	dir := writeModel(t, tinyFiles)
+	sigFile := filepath.Join(t.TempDir(), "model.sig")
+	link := func(target, name string) {
+		t.Helper()
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(target, filepath.Join(dir, name)); err != nil {
+			t.Skipf("no symbolic links here: %v", err)
+		}
+	}
+	signDir(t, dir, sigFile, signer, modelsig.SignOptions{})
+	o := modelsig.VerifyOptions{SignatureFile: sigFile}
+
+	// A link where nobody looks is nobody's business.
+	link("../../nowhere", ".git/x")
+	v, err := client.VerifyDir(t.Context(), dir, trusts(signer), o)
+	wantVerified(t, v, err, verify.StrengthFiles, 1)
+
+	// The signed bytes behind a link are refused, unless the verifier follows
+	// links; outside the model always.
+	if err := os.Rename(filepath.Join(dir, "config.json"), filepath.Join(dir, ".git", "blob")); err != nil {
+		t.Fatal(err)
+	}
+	link(".git/blob", "config.json")
+	v, err = client.VerifyDir(t.Context(), dir, trusts(signer), o)
+	wantNo(t, v, err, modelsig.ErrRefused, "symlink")
+	follow := o
+	follow.AllowSymlinks = true
+	v, err = client.VerifyDir(t.Context(), dir, trusts(signer), follow)
+	wantVerified(t, v, err, verify.StrengthFiles, 1)
+	if err := os.Remove(filepath.Join(dir, "config.json")); err != nil {
+		t.Fatal(err)
+	}
+	outside := filepath.Join(t.TempDir(), "config.json")
+	writeFile(t, outside, "{}")
+	link(outside, "config.json")
+	v, err = client.VerifyDir(t.Context(), dir, trusts(signer), follow)
+	wantNo(t, v, err, modelsig.ErrRefused, "symlink")
+
+	if sig, err := client.SignDir(t.Context(), dir, signer, modelsig.SignOptions{AllowSymlinks: true}); err == nil {
+		t.Errorf("signed %d files, one of them outside", sig.Files)
+	}
+}
+
+func TestAFolderAgainstARegistry(t *testing.T) {
+	r, signer, client := newRegistry(t), newSigner(t), new(modelsig.Client)
+	dir := writeModel(t, tinyFiles)
+	ref := r.host + "/acme/tiny:v1"
+	if _, err := client.Push(t.Context(), dir, ref, modelsig.PushOptions{Signer: signer}); err != nil {
+		t.Fatal(err)
+	}
+	r.put(t, "acme/other", "v1", image(rawLayer("config.json", "{}"), rawLayer("weights/a.bin", "other")))
+	mustSign(t, client, r.host+"/acme/other:v1", signer, modelsig.SignOptions{})
+	only := modelsig.SignOptions{ArtifactOnly: true}
+	r.put(t, "acme/only", "v1", tiny())
+	mustSign(t, client, r.host+"/acme/only:v1", signer, only)
+
+	v, err := client.VerifyDirAgainst(t.Context(), dir, ref, trusts(signer), modelsig.VerifyOptions{})
+	wantVerified(t, v, err, verify.StrengthManifest, 2)
+	if v.Target != dir || v.Kind != modelsig.KindDir || !strings.HasPrefix(v.Reference, ref+"@") || !v.Hashed || v.Files.Count != 2 {
+		t.Errorf("%+v", v)
+	}
+	v, err = client.VerifyDirAgainst(t.Context(), dir, r.host+"/acme/only:v1", trusts(signer), modelsig.VerifyOptions{})
+	wantVerified(t, v, err, verify.StrengthManifest, 1)
+	v, err = client.VerifyDirAgainst(t.Context(), dir, r.host+"/acme/other:v1", trusts(signer), modelsig.VerifyOptions{})
+	wantNo(t, v, err, modelsig.ErrRefused, verify.CodeFiles)
+	v, err = client.VerifyDirAgainst(t.Context(), dir, ref, trusts(newSigner(t)), modelsig.VerifyOptions{})
+	wantNo(t, v, err, modelsig.ErrRefused, verify.CodeUntrusted)
+
+	writeFile(t, filepath.Join(dir, "run.py"), "evil")
+	for _, ref := range []string{ref, r.host + "/acme/only:v1"} {
+		v, err = client.VerifyDirAgainst(t.Context(), dir, ref, trusts(signer), modelsig.VerifyOptions{})
+		report := wantNo(t, v, err, modelsig.ErrRefused, verify.CodeFiles)
+		if !slices.Equal(report.Files.Extra, []string{"run.py"}) {
+			t.Errorf("%+v", report.Files)
+		}
+	}
+}
+
+// A verbose signer makes signatures as large as those of a model with a few
+// hundred thousand files.
+type verbose struct{ modelsig.Signer }
+
+func (s verbose) Sign(ctx context.Context, payloads ...[]byte) ([]*bundle.Bundle, error) {
+	large := make([][]byte, len(payloads))
+	for i := range payloads {
+		large[i] = bytes.Repeat([]byte(" "), 50<<20)
+	}
+	return s.Signer.Sign(ctx, large...)
+}
+
+func TestALargeSignatureIsForDisksOnly(t *testing.T) { // 64 MiB are read from registries, 512 MiB from disk
+	r, signer, client := newRegistry(t), verbose{newSigner(t)}, new(modelsig.Client)
+	r.put(t, "acme/tiny", "v1", tiny())
+	ref := r.host + "/acme/tiny:v1"
+	if sig, err := client.Sign(t.Context(), ref, signer, modelsig.SignOptions{ModelOnly: true}); err == nil {
+		t.Errorf("attached %s, which nobody would read", sig.Model.Referrer)
+	}
+	v, err := client.Verify(t.Context(), ref, trusts(signer), modelsig.VerifyOptions{})
+	wantNo(t, v, err, modelsig.ErrRefused, verify.CodeUnsigned)
+	sig, err := client.SignDir(t.Context(), writeModel(t, tinyFiles), signer, modelsig.SignOptions{})
+	if err != nil || len(sig.Model.Bundle) <= 64<<20 {
+		t.Errorf("a folder: %v", err)
+	}
+}
+
+func TestAFolderNeedsASignatureFile(t *testing.T) {
+	signer, client := newSigner(t), new(modelsig.Client)
+	dir := writeModel(t, tinyFiles)
+	for name, o := range map[string]modelsig.VerifyOptions{
+		"none is named":   {},
+		"it is not there": {SignatureFile: filepath.Join(dir, "model.sig")},
+		"it is a folder":  {SignatureFile: dir},
+	} {
+		if v, err := client.VerifyDir(t.Context(), dir, trusts(signer), o); v != nil || err == nil || errors.Is(err, modelsig.ErrRefused) || errors.Is(err, modelsig.ErrUnknown) {
+			t.Errorf("%s: got %+v and %v, want a plain error", name, v, err)
+		}
+	}
+	empty := filepath.Join(t.TempDir(), "empty.sig")
+	writeFile(t, empty, "")
+	v, err := client.VerifyDir(t.Context(), dir, trusts(signer), modelsig.VerifyOptions{SignatureFile: empty})
+	wantNo(t, v, err, modelsig.ErrRefused, verify.CodeMalformed)
+
+	signDir(t, dir, filepath.Join(dir, "model.sig"), signer, modelsig.SignOptions{})
+	if v, err := client.VerifyDir(t.Context(), filepath.Join(dir, "nowhere"), trusts(signer), modelsig.VerifyOptions{SignatureFile: filepath.Join(dir, "model.sig")}); v != nil || !errors.Is(err, fs.ErrNotExist) || errors.Is(err, modelsig.ErrRefused) {
+		t.Errorf("got %+v and %v, want a missing folder", v, err)
+	}
+	if sig, err := client.SignDir(t.Context(), t.TempDir(), signer, modelsig.SignOptions{}); err == nil {
+		t.Errorf("an empty folder was signed: %+v", sig)
+	}
+	if sig, err := client.SignDir(t.Context(), dir, signer, modelsig.SignOptions{ArtifactOnly: true}); err == nil {
+		t.Errorf("an artifact signature of a folder: %+v", sig)
+	}
+}
+
+func TestWriteSignature(t *testing.T) {
+	signer, client := newSigner(t), new(modelsig.Client)
+	sig, err := client.SignDir(t.Context(), writeModel(t, tinyFiles), signer, modelsig.SignOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := sig.Model.Bundle
+	dir := t.TempDir()
+	path := filepath.Join(dir, "model.sig")
+	has := func(want []byte) {
+		t.Helper()
+		got, err := os.ReadFile(path)
+		if err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s has %.40q, %v; want %.40q", path, got, err, want)
+		}
+		entries, err := os.ReadDir(dir)
+		if err != nil || len(entries) != 1 {
+			t.Errorf("the folder has %v, %v: want nothing but the signature", entries, err)
+		}
+	}
+	if err := modelsig.WriteSignature(path, data, false); err != nil {
+		t.Fatal(err)
+	}
+	has(data)
+	other := append(bytes.Clone(data), '\n')
+	if err := modelsig.WriteSignature(path, other, false); err != nil {
+		t.Errorf("a signature was not replaced: %v", err)
+	}
+	has(other)
+	for _, precious := range []string{"weights", "{}", "", `{"mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json"}`} {
+		writeFile(t, path, precious)
+		if err := modelsig.WriteSignature(path, data, false); !errors.Is(err, modelsig.ErrNotSignature) {
+			t.Errorf("%q: got %v, want %v", precious, err, modelsig.ErrNotSignature)
+		}
+		has([]byte(precious))
+		if err := modelsig.WriteSignature(path, data, true); err != nil {
+			t.Errorf("%q, forced: %v", precious, err)
+		}
+		has(data)
+	}
+	if err := modelsig.WriteSignature(filepath.Join(dir, "no", "model.sig"), data, true); err == nil {
+		t.Error("a folder was made")
+	}
+	if err := modelsig.WriteSignature(dir, data, true); err == nil {
+		t.Error("a folder was replaced")
+	}
+	// What a link points to is not ours to replace, forced or not.
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	target := filepath.Join(t.TempDir(), "target")
+	writeFile(t, target, "precious")
+	if err := os.Symlink(target, path); err != nil {
+		t.Skipf("no symbolic links here: %v", err)
+	}
+	for _, force := range []bool{false, true} {
+		if err := modelsig.WriteSignature(path, data, force); err == nil {
+			t.Errorf("wrote through a link (force %t)", force)
+		}
+	}
+	if got, err := os.ReadFile(target); err != nil || string(got) != "precious" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
