@@ -21,6 +21,9 @@ func (c *Client) SignDir(ctx context.Context, path string, signer Signer, o Sign
 	if o.ArtifactOnly {
 		return nil, fmt.Errorf("sign %s: an artifact signature is for artifacts in registries and layouts", path)
 	}
+	if len(o.Annotations) > 0 {
+		return nil, fmt.Errorf("sign %s: annotations are recorded in artifact signatures, and a local model has none", path)
+	}
 	local, err := c.readDir(ctx, path, o)
 	if err != nil {
 		return nil, err

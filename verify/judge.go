@@ -26,9 +26,22 @@ type judge struct {
 
 	model, artifact bool // which kinds of signature approved
 
+	// now is what the candidate at hand was found to be. It enters the report
+	// with a yes, or as long as there is none: what does not count never
+	// describes a yes.
+	now finding
+
 	// What was read once and may be asked for by several candidates.
 	mappings map[string]mapped
 	hashed   map[string]manifest.Resource
+}
+
+// A finding is what one comparison came to.
+type finding struct {
+	files    Files
+	layout   string
+	hashed   bool
+	warnings []string
 }
 
 type mapped struct {
@@ -40,9 +53,18 @@ func (j *judge) reason(referrer, code, message string, unread bool) {
 	j.report.Reasons = append(j.report.Reasons, Reason{Referrer: referrer, Code: code, Message: message, unread: unread})
 }
 
-func (j *judge) warn(message string) {
-	if !slices.Contains(j.report.Warnings, message) {
-		j.report.Warnings = append(j.report.Warnings, message)
+func (j *judge) warn(messages ...string) {
+	j.now.warnings = append(j.now.warnings, messages...)
+}
+
+// tell puts what was found into the report.
+func (j *judge) tell() {
+	r := &j.report
+	r.Files, r.Layout, r.Hashed = j.now.files, j.now.layout, j.now.hashed
+	for _, w := range j.now.warnings {
+		if !slices.Contains(r.Warnings, w) {
+			r.Warnings = append(r.Warnings, w)
+		}
 	}
 }
 
@@ -62,15 +84,13 @@ func refuse(code, format string, args ...any) error {
 // candidate judges one bundle and records what came of it. An error ends the
 // reading: only the context's.
 func (j *judge) candidate(ctx context.Context, c Candidate) error {
-	files, layout, hashed := j.report.Files, j.report.Layout, j.report.Hashed
-	j.report.Hashed = false
+	j.now = finding{}
 	err := j.approves(ctx, c)
+	if err == nil || len(j.report.Signers) == 0 {
+		j.tell()
+	}
 	if err == nil {
 		return nil
-	}
-	if j.enough() {
-		// What does not count does not describe the yes.
-		j.report.Files, j.report.Layout, j.report.Hashed = files, layout, hashed
 	}
 	if ctxErr := ctx.Err(); ctxErr != nil {
 		return ctxErr
@@ -165,7 +185,7 @@ func (j *judge) artifactSignature(ctx context.Context, st *manifest.Statement, s
 		j.countFiles(mapping)
 	}
 	if mapping != nil {
-		j.report.Layout = mapping.Layout
+		j.now.layout = mapping.Layout
 	} else {
 		j.warnUnmapped(err)
 	}
@@ -255,7 +275,7 @@ func (j *judge) compareArtifact(binding *Binding, signed *manifest.Manifest) (St
 		case err != nil:
 			// The digest covers every layer; a reading by files is not
 			// demanded for it.
-			j.report.Layout = binding.Layout
+			j.now.layout = binding.Layout
 			j.warnUnmapped(err)
 			return StrengthManifest, nil
 		}
@@ -264,7 +284,7 @@ func (j *judge) compareArtifact(binding *Binding, signed *manifest.Manifest) (St
 		if err := j.compareLayers(signed, mapping); err != nil {
 			return "", err
 		}
-		j.report.Layout = binding.Layout
+		j.now.layout = binding.Layout
 		return StrengthManifest, nil
 	}
 
@@ -300,10 +320,10 @@ func (j *judge) warnUnmapped(err error) {
 func (j *judge) compareLayers(signed *manifest.Manifest, mapping *Mapping) error {
 	diff := manifest.Compare(signed.Resources, resources(mapping))
 	if !diff.Empty() {
-		j.report.Files.Missing, j.report.Files.Changed, j.report.Files.Extra = diff.Missing, diff.Changed, diff.Extra
+		j.now.files.Missing, j.now.files.Changed, j.now.files.Extra = diff.Missing, diff.Changed, diff.Extra
 		return refuse(CodeFiles, "the layers are not the signed files: %s", describe(diff))
 	}
-	j.report.Layout = mapping.Layout
+	j.now.layout = mapping.Layout
 	j.countFiles(mapping)
 	return nil
 }
@@ -340,9 +360,7 @@ func (j *judge) mapUnbound(signed *manifest.Manifest) (*Mapping, *manifest.Manif
 			return mapping, signed, err
 		}
 	}
-	for _, w := range mapping.Warnings {
-		j.warn(w)
-	}
+	j.warn(mapping.Warnings...)
 	rest := *signed
 	rest.Resources = slices.DeleteFunc(slices.Clone(signed.Resources), func(r manifest.Resource) bool {
 		_, ok := pseudo[r.Name]
@@ -353,29 +371,27 @@ func (j *judge) mapUnbound(signed *manifest.Manifest) (*Mapping, *manifest.Manif
 
 // mapArtifact maps once per path annotation.
 func (j *judge) mapArtifact(pathAnnotation string) (*Mapping, error) {
-	if m, ok := j.mappings[pathAnnotation]; ok {
-		return m.mapping, m.err
-	}
-	mapping, err := j.subject.Artifact.Map(pathAnnotation)
-	if j.mappings == nil {
-		j.mappings = map[string]mapped{}
-	}
-	j.mappings[pathAnnotation] = mapped{mapping, err}
-	if err == nil {
-		for _, w := range mapping.Warnings {
-			j.warn(w)
+	m, ok := j.mappings[pathAnnotation]
+	if !ok {
+		m.mapping, m.err = j.subject.Artifact.Map(pathAnnotation)
+		if j.mappings == nil {
+			j.mappings = map[string]mapped{}
 		}
+		j.mappings[pathAnnotation] = m
 	}
-	return mapping, err
+	if m.err == nil {
+		j.warn(m.mapping.Warnings...)
+	}
+	return m.mapping, m.err
 }
 
 func (j *judge) countFiles(mapping *Mapping) {
 	if j.subject.Local != nil && j.subject.Artifact.FileName == "" {
 		return // the local files are what is counted
 	}
-	j.report.Files.Count, j.report.Files.Bytes = len(mapping.Files), 0
+	j.now.files.Count, j.now.files.Bytes = len(mapping.Files), 0
 	for _, f := range mapping.Files {
-		j.report.Files.Bytes += f.Size
+		j.now.files.Bytes += f.Size
 	}
 }
 
@@ -400,7 +416,7 @@ func mappedIgnore() manifest.Ignore { return nil }
 // not listed, and are reported (rules 8, 29).
 func (j *judge) compareLocal(ctx context.Context, listed []manifest.Resource, recorded manifest.Ignore) error {
 	local := j.subject.Local
-	j.report.Hashed = true
+	j.now.hashed = true
 	want := make(map[string]manifest.Resource, len(listed))
 	for _, r := range listed {
 		if local.IsFile && r.Name == "." && len(local.Files) == 1 {
@@ -425,7 +441,7 @@ func (j *judge) compareLocal(ctx context.Context, listed []manifest.Resource, re
 			}
 		case j.ignores(f.Name, recorded):
 			ignored = append(ignored, f.Name)
-		case f.Problem != nil && !j.policy.IgnoreUnsignedFiles:
+		case f.Problem != nil: // no file at all: no flag for files excuses it
 			return f.Problem
 		default:
 			diff.Extra = append(diff.Extra, f.Name)
@@ -450,7 +466,7 @@ func (j *judge) compareLocal(ctx context.Context, listed []manifest.Resource, re
 	}
 	slices.Sort(diff.Changed)
 
-	files := &j.report.Files
+	files := &j.now.files
 	files.Count, files.Bytes, files.Ignored = len(found), size, ignored
 	extra := diff.Extra
 	if j.policy.IgnoreUnsignedFiles {

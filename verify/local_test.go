@@ -234,7 +234,7 @@ func TestWhatIsNoFileOfAModel(t *testing.T) { // threats D01, D05
 		{"in the place of a signed file", trusts(k), "config.json", "symlink"},
 		{"in the place of a signed file, unsigned ones accepted", accepting, "config.json", "symlink"},
 		{"one more", trusts(k), "more", "symlink"},
-		{"one more, unsigned ones accepted", accepting, "more", ""},
+		{"one more, unsigned ones accepted", accepting, "more", "symlink"},
 		{"below what the signer left out", trusts(k), "cache/x", ""},
 		{"below a git name", trusts(k), ".git/x", ""},
 	} {

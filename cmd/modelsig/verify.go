@@ -85,7 +85,7 @@ func (v *verifyCmd) run(ctx context.Context, a *app, args []string, policy model
 	var answers answers[verifyJSON]
 	for _, t := range targets {
 		file, result, err := v.one(ctx, a, client, t, policy, options)
-		if ctx.Err() != nil {
+		if err != nil && ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
 		pinned := ""
