@@ -12,6 +12,7 @@ import (
 // Contents is what a model consists of, and what its signature would list.
 type Contents struct {
 	Target string
+	Pinned string // REPO@DIGEST; "" without a registry or layout
 	Digest string // of the manifest; "" for local files
 	Layout string // how layers are read as files; "" for local files
 	Root   string // OMS root digest, in hex
@@ -25,7 +26,12 @@ func (c *Client) Digest(ctx context.Context, ref string, o SignOptions) (*Conten
 	if err != nil {
 		return nil, err
 	}
-	return contentsOf(model.Manifest, model.Reference.String(), o)
+	contents, err := contentsOf(model.Manifest, model.Reference.String(), o)
+	if err != nil {
+		return nil, err
+	}
+	contents.Pinned = pinned(model.Reference)
+	return contents, nil
 }
 
 // DigestManifest is Digest for a manifest on disk; name is for messages.

@@ -14,6 +14,7 @@ import (
 // A Listing is what is attached to an artifact. Nothing in it is verified.
 type Listing struct {
 	Reference string // canonical, with the digest
+	Pinned    string // REPO@DIGEST
 	Digest    string
 	Referrers []Attached
 	// Incomplete is why there may be more; nil if this is everything.
@@ -47,7 +48,7 @@ func (c *Client) List(ctx context.Context, ref string) (*Listing, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &Listing{Reference: model.Reference.String(), Digest: model.Manifest.Descriptor.Digest.String()}
+	out := &Listing{Reference: model.Reference.String(), Pinned: pinned(model.Reference), Digest: model.Manifest.Descriptor.Digest.String()}
 	for candidate := range found.Read(ctx) {
 		out.Referrers = append(out.Referrers, attached(candidate))
 	}

@@ -175,6 +175,9 @@ func pinned(r oci.Reference) string {
 // statements builds what will be signed for a manifest. name is the OMS
 // subject's: it must have one, and nobody relies on it (OMS §6.5).
 func (c *Client) statements(m *oci.Manifest, name, repository, tag string, o SignOptions) (*Signature, error) {
+	if o.ModelOnly && len(o.Annotations) > 0 {
+		return nil, errors.New("annotations are recorded in the artifact signature, and none is made")
+	}
 	sig := &Signature{Digest: m.Descriptor.Digest.String(), FromDigest: true}
 	if o.ArtifactOnly {
 		// What a verdict refuses whoever signed it is not signed either.

@@ -157,7 +157,7 @@ func (d *digestCmd) Run(ctx context.Context, a *app) error {
 		result.Files = append(result.Files, digestFileJSON{r.Name, r.Algorithm, fmt.Sprintf("%x", r.Digest)})
 	}
 	var answers answers[digestJSON]
-	if err := answers.add(a, out, result, ""); err != nil {
+	if err := answers.add(a, out, result, contents.Pinned); err != nil {
 		return err
 	}
 	return answers.finish(a, "modelsig/digest/v1")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/modelsig/modelsig"
 	"github.com/modelsig/modelsig/manifest"
@@ -107,6 +108,9 @@ func (s *signCmd) run(ctx context.Context, a *app, args []string, signer modelsi
 	if s.writesFiles(targets) > 1 {
 		return errors.New("two signatures would go to one file: sign one target at a time, or name --signature for each")
 	}
+	if s.NoAttach && s.Signature == "" && !s.DryRun && slices.ContainsFunc(targets, isArtifact) {
+		return errors.New("--no-attach without --signature would throw the signatures away")
+	}
 	options := modelsig.SignOptions{
 		ModelOnly:       s.ModelSignatureOnly,
 		ArtifactOnly:    s.ArtifactSignatureOnly,
@@ -136,12 +140,14 @@ func (s *signCmd) run(ctx context.Context, a *app, args []string, signer modelsi
 	return answers.finish(a, "modelsig/sign/v1")
 }
 
+func isArtifact(t modelsig.Target) bool { return t.Kind == modelsig.KindArtifact }
+
 // writesFiles counts the targets whose signature goes to the one file that
 // --signature, or its default, names.
 func (s *signCmd) writesFiles(targets []modelsig.Target) int {
 	n := 0
 	for _, t := range targets {
-		if s.Signature != "" || t.Kind != modelsig.KindArtifact && !s.DryRun {
+		if s.Signature != "" || !isArtifact(t) && !s.DryRun {
 			n++
 		}
 	}

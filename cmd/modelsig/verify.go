@@ -88,17 +88,16 @@ func (v *verifyCmd) run(ctx context.Context, a *app, args []string, policy model
 		if err != nil && ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		pinned := ""
-		if err == nil {
-			pinned = result.Pinned
-		}
-		result = told(t, result, err)
-		a.warn(result.Warnings...)
-		if err := answers.add(a, verifyAnswer(result, file), verifyJSONOf(result, file), pinned); err != nil {
-			return err
-		}
 		if err != nil {
+			result = told(t, err)
 			answers.deny(err)
+			err = answers.addNo(a, verifyAnswer(result, file), verifyJSONOf(result, file))
+		} else {
+			err = answers.add(a, verifyAnswer(result, file), verifyJSONOf(result, file), result.Pinned)
+		}
+		a.warn(result.Warnings...)
+		if err != nil {
+			return err
 		}
 	}
 	return answers.finish(a, "modelsig/verify/v1")
@@ -162,22 +161,20 @@ func findSignature(path string) (string, error) {
 	}
 }
 
-// told turns every way in which a verification can end into one that can be
+// told turns every way in which a verification can fail into one that can be
 // printed: what went wrong before there was anything to judge is "could not
 // tell".
-func told(t modelsig.Target, result *modelsig.Verification, err error) *modelsig.Verification {
+func told(t modelsig.Target, err error) *modelsig.Verification {
 	if denied, ok := errors.AsType[*modelsig.Denial](err); ok {
 		return denied.Verification
 	}
-	if err != nil {
-		result = &modelsig.Verification{Target: t.Name(), Kind: t.Kind}
-		result.Verdict = verify.Unknown
-		code := verify.CodeUnread
-		if exitCode(err) == exitNo {
-			result.Verdict, code = verify.Refused, verify.CodeThreat
-		}
-		result.Reasons = []verify.Reason{{Code: code, Message: err.Error()}}
+	result := &modelsig.Verification{Target: t.Name(), Kind: t.Kind}
+	result.Verdict = verify.Unknown
+	code := verify.CodeUnread
+	if exitCode(err) == exitNo {
+		result.Verdict, code = verify.Refused, verify.CodeThreat
 	}
+	result.Reasons = []verify.Reason{{Code: code, Message: err.Error()}}
 	return result
 }
 
