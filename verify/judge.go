@@ -284,6 +284,9 @@ func (j *judge) compareArtifact(binding *Binding, signed *manifest.Manifest) (St
 		if err := j.compareLayers(signed, mapping); err != nil {
 			return "", err
 		}
+		if binding.Layout != mapping.Layout {
+			j.warn(fmt.Sprintf("signed by the layout %q, compared by %q: the files are the same", binding.Layout, mapping.Layout))
+		}
 		j.now.layout = binding.Layout
 		return StrengthManifest, nil
 	}

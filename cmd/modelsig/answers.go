@@ -17,7 +17,8 @@ type answers[T any] struct {
 }
 
 // add prints or keeps one answer. ref is what --format ref prints: REPO@DIGEST,
-// "" where there is none, which is an error then.
+// and nothing where there is none. A no has none, so that
+// `oras pull "$(modelsig verify …)"` cannot pull what was refused.
 func (s *answers[T]) add(a *app, text *answer, result T, ref string) error {
 	s.results = append(s.results, result)
 	switch a.Format {
@@ -30,21 +31,12 @@ func (s *answers[T]) add(a *app, text *answer, result T, ref string) error {
 		return text.write(a.stdout)
 	case formatRef:
 		if ref == "" {
-			return errors.New("--format ref prints REPO@DIGEST, and there is none here")
+			return nil
 		}
 		_, err := fmt.Fprintln(a.stdout, ref)
 		return err
 	}
 	return nil
-}
-
-// addNo is add for a no: --format ref prints nothing, so that
-// `oras pull "$(modelsig verify …)"` cannot pull what was refused.
-func (s *answers[T]) addNo(a *app, text *answer, result T) error {
-	if a.Format == formatRef {
-		return nil
-	}
-	return s.add(a, text, result, "")
 }
 
 // deny records a no, a "could not tell", or a target that has no answer.

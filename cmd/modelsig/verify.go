@@ -88,15 +88,15 @@ func (v *verifyCmd) run(ctx context.Context, a *app, args []string, policy model
 		if err != nil && ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
+		pinned := ""
 		if err != nil {
 			result = told(t, err)
 			answers.deny(err)
-			err = answers.addNo(a, verifyAnswer(result, file), verifyJSONOf(result, file))
 		} else {
-			err = answers.add(a, verifyAnswer(result, file), verifyJSONOf(result, file), result.Pinned)
+			pinned = result.Pinned
 		}
 		a.warn(result.Warnings...)
-		if err != nil {
+		if err := answers.add(a, verifyAnswer(result, file), verifyJSONOf(result, file), pinned); err != nil {
 			return err
 		}
 	}
