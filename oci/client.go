@@ -213,10 +213,11 @@ func (c *Client) auth(ref Reference, plain bool) *authClient {
 		Cache:    auth.NewCache(),
 		ClientID: "modelsig",
 		// oras-go asks for the host of the request, never of a redirect, and
-		// only after a challenge.
-		Credential: func(ctx context.Context, _ string) (auth.Credential, error) {
+		// only after a challenge. A request to anybody else gets nothing,
+		// whoever made it.
+		Credential: func(ctx context.Context, hostport string) (auth.Credential, error) {
 			var cred Credential
-			if c.credentials != nil {
+			if c.credentials != nil && hostport == (registry.Reference{Registry: ref.Registry}).Host() {
 				var err error
 				if cred, err = c.credentials(ctx, ref.Registry, ref.Repository); err != nil {
 					return auth.EmptyCredential, fmt.Errorf("find credentials for %s: %w", ref.Registry, err)
@@ -316,7 +317,7 @@ func fetchManifest(ctx context.Context, repo *remote.Repository, ref Reference) 
 	}
 	defer resp.Body.Close()
 	switch {
-	case resp.StatusCode == http.StatusNotFound:
+	case resp.StatusCode == http.StatusNotFound && resp.Request.URL.Host == req.URL.Host:
 		return nil, fmt.Errorf("%w (%w)", ErrNotFound, newResponseError(resp))
 	case resp.StatusCode != http.StatusOK:
 		return nil, newResponseError(resp)

@@ -93,6 +93,9 @@ func (m *Manifest) Files(o FilesOptions) (*Files, error) {
 	if !slices.ContainsFunc(m.Layers, func(l ocispec.Descriptor) bool { return !isEmptyDescriptor(l) }) {
 		return nil, refuse("no-layers", "layers", "none has content: nothing to sign")
 	}
+	if err := m.checkNames(); err != nil {
+		return nil, err
+	}
 	if err := m.unmapped(); err != nil {
 		return nil, err
 	}
@@ -120,10 +123,37 @@ func (m *Manifest) Files(o FilesOptions) (*Files, error) {
 	return files, nil
 }
 
+// checkNames applies the rules that nobody can relax to every name there is,
+// before anything that a caller may allow, or that has no mapping, ends the
+// reading: a hostile name must not hide behind a harmless oddity.
+func (m *Manifest) checkNames() error {
+	titles := map[string]ocispec.Descriptor{}
+	for i, desc := range append([]ocispec.Descriptor{m.Config}, m.Layers...) {
+		for _, key := range []string{annotationTitle, annotationFilepath, annotationLegacyFilepath} {
+			name, ok := desc.Annotations[key]
+			if !ok {
+				continue
+			}
+			if err := manifest.CheckName(name); err != nil {
+				return err
+			}
+		}
+		title, ok := desc.Annotations[annotationTitle]
+		if !ok || i > 0 && m.isImageLayer(desc) {
+			continue // tools that read images take no file name from a title
+		}
+		if before, ok := titles[title]; ok && (before.Digest != desc.Digest || before.Size != desc.Size) {
+			return refuse("duplicate-name", title, "two layers with different content have this name")
+		}
+		titles[title] = desc
+	}
+	_, err := manifest.CheckNames(sortedKeys(titles), manifest.Threats())
+	return err
+}
+
 // unmapped says why the layers are not raw and named, if so. One layer that a
 // consumer unpacks is enough: a list of some files is not what a consumer gets.
 func (m *Manifest) unmapped() error {
-	image := m.Config.MediaType == ocispec.MediaTypeImageConfig || m.Config.MediaType == "application/vnd.docker.container.image.v1+json"
 	named := false
 	for i, layer := range m.Layers {
 		_, titled := layer.Annotations[annotationTitle]
@@ -135,7 +165,7 @@ func (m *Manifest) unmapped() error {
 			return fmt.Errorf("%w: layers[%d] (%s) is an archive to unpack", ErrUnmapped, i, quote(layer.MediaType))
 		case isPackedType(layer.MediaType):
 			return fmt.Errorf("%w: layers[%d] (%s) is an archive by its media type", ErrUnmapped, i, quote(layer.MediaType))
-		case image && isImageLayerType(layer.MediaType), hasPrefixKey(layer.Annotations, annotationOlot):
+		case m.isImageLayer(layer):
 			return fmt.Errorf("%w: layers[%d] (%s) is a layer of a container image", ErrUnmapped, i, quote(layer.MediaType))
 		}
 	}
@@ -167,6 +197,13 @@ func isPackedType(mediaType string) bool {
 		}
 	}
 	return false
+}
+
+// isImageLayer reports whether a layer is one of a container image: a tar,
+// whatever it is titled.
+func (m *Manifest) isImageLayer(layer ocispec.Descriptor) bool {
+	image := m.Config.MediaType == ocispec.MediaTypeImageConfig || m.Config.MediaType == "application/vnd.docker.container.image.v1+json"
+	return image && isImageLayerType(layer.MediaType) || hasPrefixKey(layer.Annotations, annotationOlot)
 }
 
 func isImageLayerType(mediaType string) bool {
@@ -303,7 +340,7 @@ func (p *mapping) finish() error {
 func (m *Manifest) uncovered(files *Files, covered []digest.Digest) []string {
 	var list []string
 	add := func(format string, args ...any) { list = append(list, fmt.Sprintf(format, args...)) }
-	if m.Config.Digest != emptyDigest && !m.isFile(m.Config, files) && !slices.Contains(covered, m.Config.Digest) {
+	if !isEmptyDescriptor(m.Config) && !m.isFile(m.Config, files) && !slices.Contains(covered, m.Config.Digest) {
 		add("config %s (%s)", m.Config.Digest, quote(m.Config.MediaType))
 	}
 	for _, key := range sortedKeys(m.Annotations) {
@@ -383,7 +420,7 @@ func isPlainType(mediaType string) bool {
 	return false
 }
 
-func sortedKeys(m map[string]string) []string {
+func sortedKeys[V any](m map[string]V) []string {
 	keys := make([]string, 0, len(m))
 	for key := range m {
 		keys = append(keys, key)

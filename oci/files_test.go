@@ -104,7 +104,7 @@ func TestFilesRefuses(t *testing.T) {
 		{"N17: a layer with a path only", manifestOf(a, withAnnotation(strings.Replace(b, "org.opencontainers.image.title", "x", 1), filepathKey, "b.bin")), "unnamed-layer", manifest.UnnamedLayer},
 		{"N20b: a file that git runs", manifestOf(a, layer(".git/config", "x")), "git-files", manifest.GitFiles},
 		{"N22: a config with a title", titledConfig, "titled-config", manifest.TitledConfig},
-		{"N01: the config has a layer's title", withConfig(manifestOf(a), layer("a.bin", "{ }")), "titled-config", manifest.TitledConfig},
+		{"N01: the config has a layer's title", withConfig(manifestOf(a), layer("a.bin", "{ }")), "duplicate-name", ""},
 		{"M05: content elsewhere", manifestOf(withMember(a, `"urls":["https://example.com/a"]`)), "foreign-urls", manifest.ForeignURLs},
 		{"M05: a config elsewhere", withConfig(manifestOf(a), withMember(emptyConfig, `"urls":["https://example.com/a"]`)), "foreign-urls", manifest.ForeignURLs},
 		{"M08: no layers", manifestOf(), "no-layers", ""},
@@ -123,6 +123,32 @@ func TestFilesRefuses(t *testing.T) {
 			if _, err := m.Files(oci.FilesOptions{Allow: others}); err == nil {
 				t.Error("allowed by other opt-ins")
 			}
+		})
+	}
+}
+
+// What nobody can allow is refused also where something harmless is odd before
+// it, or where nothing maps to files.
+func TestFilesRefusesBehindOddities(t *testing.T) {
+	a, evil := layer("a.bin", "aaa"), layer("../x", "x")
+	unpack := func(l string) string { return withAnnotation(l, unpackKey, "true") }
+	image := `{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"` + digest + `","size":9}`
+	for _, test := range []struct{ name, data, code string }{
+		{"an unnamed layer first", manifestOf(untitled(a), evil), "name-parent"},
+		{"a layer twice first", manifestOf(a, a, evil), "name-parent"},
+		{"content elsewhere first", manifestOf(withMember(a, `"urls":["https://example.com/a"]`), evil), "name-parent"},
+		{"two paths first", manifestOf(withAnnotation(a, filepathKey, "b"), evil), "name-parent"},
+		{"an archive first", manifestOf(unpack(a), evil), "name-parent"},
+		{"an archive of that name", manifestOf(unpack(evil)), "name-parent"},
+		{"an image's layer of that name", withConfig(manifestOf(withType(evil, "application/vnd.oci.image.layer.v1.tar")), image), "name-parent"},
+		{"the other path of a layer", manifestOf(withAnnotation(a, filepathKey, "../b")), "name-parent"},
+		{"the only path of a layer", manifestOf(strings.Replace(layer("../b", "aaa"), "org.opencontainers.image.title", filepathKey, 1)), "name-parent"},
+		{"one name for two layers", manifestOf(untitled(layer("x", "b")), a, layer("a.bin", "other")), "duplicate-name"},
+		{"a file and a folder", manifestOf(untitled(layer("x", "b")), a, layer("a.bin/b", "other")), "file-and-folder"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := parse(t, test.data).Files(oci.FilesOptions{})
+			wantThreat(t, err, test.code)
 		})
 	}
 }
@@ -237,6 +263,7 @@ func TestFilesUncovered(t *testing.T) {
 	top := func(member string) string { return withMember(manifestOf(a), member) }
 	for _, test := range []struct{ name, data, want string }{
 		{"a config with content", withConfig(manifestOf(a), `{"mediaType":"application/x","digest":"`+digest+`","size":9}`), "config " + digest},
+		{"an empty config of a type that some tool acts on", withConfig(manifestOf(a), strings.Replace(emptyConfig, "application/vnd.oci.empty.v1+json", "application/vnd.acme.run", 1)), "config"},
 		{"a config's annotation", withConfig(manifestOf(a), strings.Replace(emptyConfig, `}`, `,"annotations":{"k":"v"}}`, 1)), "config: annotation"},
 		{"a manifest annotation", strings.Replace(manifestOf(a), `{"org.opencontainers.image.created"`, `{"k":"v","org.opencontainers.image.created"`, 1), `annotation "k"`},
 		{"a layer annotation", manifestOf(withAnnotation(a, "k", "v")), `layers[0] "a.bin": annotation "k"`},

@@ -90,7 +90,7 @@ func (t *retryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		t.logger.DebugContext(ctx, "request", "method", req.Method, "host", req.URL.Host, "path", req.URL.Path, "status", status, "error", err)
 		delay, ok := retryDelay(resp, err, try)
-		if !ok || waited+delay > retryBudget {
+		if !ok || delay > retryBudget-waited { // no sum: a date may be at the end of time
 			return resp, err
 		}
 		hasBody := req.Body != nil && req.Body != http.NoBody

@@ -124,6 +124,27 @@ func TestRetryAfterDate(t *testing.T) {
 	})
 }
 
+// A wait that was spent must not make room for one to the end of time.
+func TestRetryAfterTheEndOfTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		requests := 0
+		client := newClient(t, oci.Options{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+			after := "0"
+			if requests++; requests > 1 {
+				after = "Fri, 31 Dec 9999 23:59:59 GMT"
+			}
+			return answer(r, 429, http.Header{"Retry-After": {after}}, ""), nil
+		})})
+		start := time.Now()
+		if _, err := client.Open(t.Context(), mustParse(t, "registry.example.com/m:v1")); err == nil {
+			t.Error("opened")
+		}
+		if took := time.Since(start); took > time.Minute {
+			t.Errorf("took %s", took)
+		}
+	})
+}
+
 func TestRetryIsCancelled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client := newClient(t, oci.Options{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
