@@ -28,6 +28,9 @@ type statusError struct {
 	request string // method and URL without its query
 	code    int
 	text    string // what the server says, escaped
+	// elsewhere: a redirect led to another origin, and the answer is its.
+	// What somebody else does not have, the registry may.
+	elsewhere bool
 }
 
 func (e *statusError) Error() string {
@@ -40,9 +43,9 @@ func (e *statusError) Error() string {
 
 // newStatusError reads the error of resp (distribution-spec "Error Codes") and
 // closes its body.
-func newStatusError(resp *http.Response) error {
+func newStatusError(req *http.Request, resp *http.Response) error {
 	defer resp.Body.Close()
-	e := &statusError{request: describe(resp.Request), code: resp.StatusCode}
+	e := &statusError{request: describe(resp.Request), code: resp.StatusCode, elsewhere: origin(resp.Request.URL) != origin(req.URL)}
 	// What cannot be read of an error answer is not worth another error.
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
 	var parsed struct {
@@ -70,6 +73,9 @@ func withoutQuery(u *url.URL) string {
 // statusCode returns the HTTP status that err is about, or 0.
 func statusCode(err error) int {
 	if e, ok := errors.AsType[*statusError](err); ok {
+		if e.elsewhere {
+			return 0
+		}
 		return e.code
 	}
 	if e, ok := errors.AsType[*errcode.ErrorResponse](err); ok {

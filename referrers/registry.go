@@ -69,14 +69,18 @@ func InRepository(repo *remote.Repository) Store {
 	return &registry{own}
 }
 
+// home is where the registry is: the one origin that may see what we know.
+func (r *registry) home() *url.URL {
+	u := &url.URL{Scheme: "https", Host: r.repo.Reference.Host()}
+	if r.repo.PlainHTTP {
+		u.Scheme = "http"
+	}
+	return u
+}
+
 // get requests path below the repository. Any status but 200 is an error.
 func (r *registry) get(ctx context.Context, path, accept string) (*http.Response, error) {
-	scheme := "https"
-	if r.repo.PlainHTTP {
-		scheme = "http"
-	}
-	ref := r.repo.Reference
-	return r.getURL(ctx, fmt.Sprintf("%s://%s/v2/%s/%s", scheme, ref.Host(), ref.Repository, path), accept)
+	return r.getURL(ctx, fmt.Sprintf("%s/v2/%s/%s", r.home(), r.repo.Reference.Repository, path), accept)
 }
 
 func (r *registry) getURL(ctx context.Context, target, accept string) (*http.Response, error) {
@@ -91,7 +95,7 @@ func (r *registry) getURL(ctx context.Context, target, accept string) (*http.Res
 		return nil, foreign(err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		return nil, newStatusError(resp)
+		return nil, newStatusError(req, resp)
 	}
 	return resp, nil
 }
@@ -214,7 +218,7 @@ func (r *registry) readAPI(ctx context.Context, subject digest.Digest, p *pages)
 	visited := make(map[string]bool)
 	for err == nil {
 		var next string
-		next, err = readPage(resp, p)
+		next, err = r.readPage(resp, p)
 		if err != nil || next == "" {
 			return err
 		}
@@ -232,7 +236,7 @@ func (r *registry) readAPI(ctx context.Context, subject digest.Digest, p *pages)
 
 // readPage reads one page and returns the URL of the next one, "" if it is the
 // last.
-func readPage(resp *http.Response, p *pages) (string, error) {
+func (r *registry) readPage(resp *http.Response, p *pages) (string, error) {
 	defer resp.Body.Close()
 	if t := contentType(resp); t != ocispec.MediaTypeImageIndex {
 		return "", fmt.Errorf("%s: answered with content type %s, not an OCI index",
@@ -249,9 +253,10 @@ func readPage(resp *http.Response, p *pages) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("next page %s is not a URL", quote(link))
 	}
-	// The registry may not send us, and what we know, to somewhere else.
-	if origin(next) != origin(resp.Request.URL) {
-		return "", fmt.Errorf("next page %s is not on %s", quote(link), origin(resp.Request.URL))
+	// The registry may not send us, and what we know, to somewhere else: the
+	// next page is a request of its own, which is asked to prove who we are.
+	if home := origin(r.home()); origin(next) != home {
+		return "", fmt.Errorf("next page %s is not on %s", quote(link), home)
 	}
 	next.User, next.Fragment = nil, ""
 	return next.String(), nil
