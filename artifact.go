@@ -33,7 +33,7 @@ func artifact(m *oci.Manifest, allow manifest.Allow, pathAnnotation string) *ver
 // pseudoNames are the names under which other tools list blobs that are no
 // named files, when they sign a manifest.
 func pseudoNames(m *oci.Manifest) map[string]digest.Digest {
-	names := map[string]digest.Digest{"config.json": m.Config.Digest}
+	names := map[string]digest.Digest{verify.PseudoConfig: m.Config.Digest}
 	for i, layer := range m.Layers {
 		if _, titled := layer.Annotations[ocispec.AnnotationTitle]; !titled {
 			names[fmt.Sprintf("layer_%03d.tar.gz", i)] = layer.Digest

@@ -422,7 +422,7 @@ func TestStatementsThatOtherToolsMakeFromAManifest(t *testing.T) {
 	}
 	sign := func(resources ...manifest.Resource) string {
 		t.Helper()
-		oms, err := manifest.New(resources, nil)
+		oms, err := manifest.New(resources, []string{})
 		if err != nil {
 			t.Fatal(err)
 		}

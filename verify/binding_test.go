@@ -350,7 +350,15 @@ func TestNoIgnoreRuleExcusesALayer(t *testing.T) { // rule 8
 func TestNamesThatOtherToolsGiveToBlobs(t *testing.T) {
 	k := newKey(t)
 	// Other tools list the config and layers without a title as files.
-	foreign := k.sign(t, oms(t, tiny.with("config.json", "{}").with("layer_002.tar.gz", "blob"), nil))
+	// They write an empty list of ignore paths.
+	manifestMade := func(f files) []byte {
+		m, err := manifest.New(f.resources(), []string{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k.sign(t, statement(t, m, nil))
+	}
+	foreign := manifestMade(tiny.with("config.json", "{}").with("layer_002.tar.gz", "blob"))
 	layers := files{"weights/a.bin": "hello"}
 	pseudo := map[string]digest.Digest{"config.json": digest.FromString("{}"), "layer_002.tar.gz": digest.FromString("blob")}
 	subject := func(f files, pseudo map[string]digest.Digest) verify.Subject {
@@ -360,6 +368,18 @@ func TestNamesThatOtherToolsGiveToBlobs(t *testing.T) {
 	}
 	r, err := verify.Decide(t.Context(), trusts(k), subject(layers, pseudo), bundles(foreign))
 	wantVerified(t, r, err, verify.StrengthLayers)
+
+	// A folder has files of these names, and a removed one is not excused.
+	for name, folder := range map[string][]byte{
+		"a folder without ignore paths": k.sign(t, oms(t, tiny.with("config.json", "{}"), nil)),
+		"a folder with git names":       k.sign(t, oms(t, tiny.with("config.json", "{}"), nil, manifest.GitPaths()...)),
+		"a number, and no config":       manifestMade(tiny.with("layer_002.tar.gz", "blob").without("config.json")),
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, err := verify.Decide(t.Context(), trusts(k), subject(layers, pseudo), bundles(folder))
+			wantNo(t, r, err, verify.ErrRefused, verify.CodeFiles)
+		})
+	}
 
 	for _, tt := range []struct {
 		name    string
@@ -386,7 +406,7 @@ func TestNamesThatOtherToolsGiveToBlobs(t *testing.T) {
 		m.Warnings = []string{"layers[1]: no name"}
 		return m, nil
 	}
-	r, err = verify.Decide(t.Context(), trusts(k), s, bundles(k.sign(t, oms(t, tiny.with("config.json", "{}"), nil))))
+	r, err = verify.Decide(t.Context(), trusts(k), s, bundles(manifestMade(tiny.with("config.json", "{}"))))
 	wantVerified(t, r, err, verify.StrengthLayers)
 	if !slices.Equal(covered, []digest.Digest{pseudo["config.json"]}) || !slices.Equal(r.Warnings, []string{"layers[1]: no name"}) {
 		t.Errorf("covered %q, warnings %q", covered, r.Warnings)

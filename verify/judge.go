@@ -331,21 +331,24 @@ func (j *judge) compareLayers(signed *manifest.Manifest, mapping *Mapping) error
 	return nil
 }
 
-// mapUnbound maps for a statement that names no manifest. Such statements may
-// list blobs that are no files under a name of Pseudo: where no layer has that
-// name, the entry covers the blob and is left out of the comparison. Tools that
-// sign manifests record no ignore paths, and tools that sign folders do: in a
-// folder's statement config.json is a file, and a removed one is not excused.
+// mapUnbound maps for a statement that names no manifest. Tools that sign a
+// manifest list blobs that are no files under a name of Pseudo: where no layer
+// has that name, the entry covers the blob and is left out of the comparison.
+//
+// In a folder's statement the same name is a file, and a removed one must not
+// be excused. The two are told apart by what such tools always write: an empty
+// list of ignore paths, and the config.
 func (j *judge) mapUnbound(signed *manifest.Manifest) (*Mapping, *manifest.Manifest, error) {
 	pseudo := map[string]digest.Digest{}
-	var listed []manifest.Resource
-	if len(signed.Serialization.IgnorePaths) == 0 {
-		listed = signed.Resources
-	}
-	for _, r := range listed {
-		if d, ok := j.subject.Artifact.Pseudo[r.Name]; ok && r.Algorithm == "sha256" && hex.EncodeToString(r.Digest) == d.Encoded() {
-			pseudo[r.Name] = d
+	if ignored := signed.Serialization.IgnorePaths; ignored != nil && len(ignored) == 0 {
+		for _, r := range signed.Resources {
+			if d, ok := j.subject.Artifact.Pseudo[r.Name]; ok && r.Algorithm == "sha256" && hex.EncodeToString(r.Digest) == d.Encoded() {
+				pseudo[r.Name] = d
+			}
 		}
+	}
+	if _, ok := pseudo[PseudoConfig]; !ok {
+		clear(pseudo)
 	}
 	if len(pseudo) == 0 {
 		mapping, err := j.mapArtifact("")

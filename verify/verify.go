@@ -116,6 +116,9 @@ type Artifact struct {
 	FileName string
 }
 
+// PseudoConfig is the name of Pseudo under which a manifest's config is listed.
+const PseudoConfig = "config.json"
+
 // A Mapping is what a consumer gets from a manifest.
 type Mapping struct {
 	Layout string
