@@ -25,17 +25,15 @@ func readFile(path string, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	return readLimited(f, path, limit)
-}
-
-// readLimited reads r whole, and refuses more than limit bytes.
-func readLimited(r io.Reader, name string, limit int64) ([]byte, error) {
-	data, err := io.ReadAll(io.LimitReader(r, limit+1))
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", name, err)
+	if info, err = f.Stat(); err != nil {
+		return nil, err
 	}
-	if int64(len(data)) > limit {
-		return nil, fmt.Errorf("read %s: more than %d bytes", name, limit)
+	if info.Size() > limit {
+		return nil, fmt.Errorf("read %s: %d bytes, and at most %d are read", path, info.Size(), limit)
+	}
+	data := make([]byte, info.Size())
+	if _, err := io.ReadFull(f, data); err != nil {
+		return nil, fmt.Errorf("read %s: it was cut while it was read: %w", path, err)
 	}
 	return data, nil
 }

@@ -174,15 +174,17 @@ func (c *Client) local(ctx context.Context, path string, policy *Policy, o Verif
 // VerifyDir decides about the local folder or single file at path by the
 // bundle in o.SignatureFile.
 func (c *Client) VerifyDir(ctx context.Context, path string, policy Policy, o VerifyOptions) (*Verification, error) {
-	data, err := ReadSignature(o.SignatureFile)
-	if err != nil {
-		return nil, err
-	}
 	local, dir, err := c.local(ctx, path, &policy, o)
 	if err != nil {
 		return nil, refusedInput(path, err)
 	}
 	defer dir.Close()
+	// Nobody has authenticated it yet: it is not read if it is much larger
+	// than what signs the files that are there.
+	data, err := readSignature(o.SignatureFile, maxModelSignature+int64(len(local.Files))*maxSignedFile)
+	if err != nil {
+		return nil, err
+	}
 	subject := verify.Subject{Local: local}
 	return decide(ctx, Verification{Target: path, Kind: dirKind(dir)}, policy, subject, oneBundle(o.SignatureFile, data))
 }
@@ -212,10 +214,18 @@ func dirKind(dir *manifest.Dir) string {
 
 // ReadSignature reads a bundle from a file, up to [bundle.MaxSize].
 func ReadSignature(path string) ([]byte, error) {
+	return readSignature(path, bundle.MaxSize)
+}
+
+// maxSignedFile is what one file takes in a signature, in bytes: a name of
+// 4,096, a digest and their members, in base64.
+const maxSignedFile = 6 << 10
+
+func readSignature(path string, limit int64) ([]byte, error) {
 	if path == "" {
 		return nil, errors.New("no signature file is named")
 	}
-	return readFile(path, bundle.MaxSize)
+	return readFile(path, min(limit, bundle.MaxSize))
 }
 
 // WriteSignature writes a bundle to path: to a temporary name first, then by

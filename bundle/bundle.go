@@ -118,7 +118,7 @@ type Identity struct {
 
 // A Verified is an authenticated payload.
 type Verified struct {
-	// Payload is of type [PayloadType]. It is shared with the bundle and must not be changed.
+	// Payload is of type [PayloadType]: a copy of what the bundle holds.
 	Payload []byte
 	Signer  Identity
 }
@@ -151,7 +151,11 @@ func (b *Bundle) Open(verifiers ...Verifier) (*Verified, error) {
 	for _, v := range verifiers {
 		signer, err := v.open(b)
 		if err == nil {
-			return &Verified{Payload: envelope.Payload, Signer: signer}, nil
+			payload, err := envelope.Payload.bytes()
+			if err != nil {
+				return nil, fmt.Errorf("open %s bundle: %w: %w", b.Method(), ErrMalformed, err)
+			}
+			return &Verified{Payload: payload, Signer: signer}, nil
 		}
 		tried = append(tried, fmt.Sprintf("%s: %v", v, err))
 	}
@@ -179,7 +183,10 @@ func InsecureClaims(data []byte) (*Claims, error) {
 	}
 	c := &Claims{MediaType: wire.MediaType, Method: wire.method(), Signatures: 1}
 	if e := wire.Envelope; e != nil {
-		c.Signatures, c.PayloadType, c.Payload = len(e.Signatures), e.PayloadType, e.Payload
+		c.Signatures, c.PayloadType = len(e.Signatures), e.PayloadType
+		if c.Payload, err = e.Payload.bytes(); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+		}
 	}
 	if k := wire.Material.PublicKey; k != nil {
 		c.Hint = k.Hint

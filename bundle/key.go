@@ -83,17 +83,19 @@ type keyVerifier struct {
 
 func (v *keyVerifier) String() string { return "key " + v.fingerprint }
 
-// open hashes the payload where it lies and never builds the encoding of it, so a large payload is not copied.
+// open hashes the payload where it lies, so that a large one by somebody else is neither decoded as a whole nor copied.
 func (v *keyVerifier) open(b *Bundle) (Identity, error) {
 	if m := b.Method(); m != MethodKey {
 		return Identity{}, fmt.Errorf("takes bundles of method %s only (OMS §4.1)", MethodKey)
 	}
 	envelope := b.wire.Envelope
-	header := paeHeader(envelope.PayloadType, len(envelope.Payload))
+	header := paeHeader(envelope.PayloadType, envelope.Payload.size())
 	for _, hash := range v.algorithm.accept {
 		h := hash.New()
 		h.Write([]byte(header))
-		h.Write(envelope.Payload)
+		if err := envelope.Payload.decode(h); err != nil {
+			return Identity{}, err
+		}
 		if ecdsa.VerifyASN1(v.key, h.Sum(nil), envelope.Signatures[0].Sig) {
 			return Identity{Method: MethodKey, KeyFingerprint: v.fingerprint}, nil
 		}

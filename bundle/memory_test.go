@@ -2,13 +2,15 @@ package bundle_test
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"runtime"
 	"testing"
 
 	"github.com/modelsig/modelsig/bundle"
 )
 
-// A payload is held as few times as it can be: the JSON, the decoded payload, and while signing the encoding of it. Design section 11.
+// A payload is held as few times as it can be: the JSON, once it is authenticated the decoded payload, and while signing the encoding of it. Design section 11.
 func TestMemory(t *testing.T) {
 	const size = 16 << 20
 	large := bytes.Repeat([]byte("x"), size)
@@ -25,8 +27,18 @@ func TestMemory(t *testing.T) {
 		return err
 	})
 	var b *bundle.Bundle
-	within(t, "Parse", 1.1, size, func() error { b, err = bundle.Parse(data); return err })
-	within(t, "Open", 0.1, size, func() error { _, err := b.Open(signer.Verifier()); return err })
+	within(t, "Parse", 0.1, size, func() error { b, err = bundle.Parse(data); return err })
+	stranger, err := bundle.NewKeySigner(privateKey(t, "p384"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	within(t, "Open by another key", 0.1, size, func() error {
+		if _, err := b.Open(stranger.Verifier()); !errors.Is(err, bundle.ErrUntrusted) {
+			return fmt.Errorf("opened: %v", err)
+		}
+		return nil
+	})
+	within(t, "Open", 1.1, size, func() error { _, err := b.Open(signer.Verifier()); return err })
 }
 
 // within checks how much do allocates in all, in multiples of size.

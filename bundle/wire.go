@@ -1,9 +1,11 @@
 package bundle
 
 import (
+	"bytes"
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"strconv"
 
 	"github.com/go-json-experiment/json"
@@ -91,7 +93,7 @@ type wireCheckpoint struct {
 }
 
 type wireEnvelope struct {
-	Payload     base64Bytes         `json:"payload"`
+	Payload     payloadText         `json:"payload"`
 	PayloadType string              `json:"payloadType"`
 	Signatures  list[wireSignature] `json:"signatures"`
 }
@@ -119,6 +121,9 @@ func decode(data []byte) (wireBundle, error) {
 	}
 	if err := json.Unmarshal(data, &w, json.RejectUnknownMembers(true)); err != nil {
 		return wireBundle{}, describe(err)
+	}
+	if w.Envelope != nil {
+		w.Envelope.Payload.settle(data)
 	}
 	return w, w.check()
 }
@@ -172,7 +177,7 @@ func (w *wireBundle) check() error {
 	if n := count(w.Envelope != nil, w.MessageSignature != nil); n != 1 {
 		return fmt.Errorf("%d of dsseEnvelope and messageSignature, not one (OMS §4)", n)
 	}
-	if w.Envelope != nil && len(w.Envelope.Payload) == 0 {
+	if w.Envelope != nil && w.Envelope.Payload.size() == 0 {
 		return errors.New("dsseEnvelope has no payload")
 	}
 	return nil
@@ -277,6 +282,82 @@ func (b *base64Bytes) UnmarshalText(text []byte) error {
 	}
 	*b = decoded[:n]
 	return nil
+}
+
+// payloadText is the payload as it lies in the JSON: canonical base64, as base64Bytes has it. It may be most of half a GiB that
+// nobody authenticated, so it is decoded in small steps into a hash, and as a whole only once the signature was checked.
+type payloadText struct {
+	text     []byte // part of the JSON that was parsed, or its own where that has escapes
+	from, to int64  // where text lies, until settle
+}
+
+func (p *payloadText) UnmarshalJSONFrom(dec *jsontext.Decoder) error {
+	*p = payloadText{}
+	v, err := dec.ReadValue()
+	if err != nil {
+		return err
+	}
+	switch v.Kind() {
+	case 'n':
+		return nil
+	case '"':
+	default:
+		return errors.New("not a string")
+	}
+	text := []byte(v[1 : len(v)-1])
+	if bytes.IndexByte(text, '\\') >= 0 {
+		if text, err = jsontext.AppendUnquote(nil, v); err != nil {
+			return err
+		}
+		p.text = text
+	} else {
+		end := dec.InputOffset()
+		p.from, p.to = end-int64(len(v))+1, end-1
+	}
+	return (&payloadText{text: text}).decode(io.Discard)
+}
+
+// settle points text at data, which was parsed. What the decoder showed was its own buffer.
+func (p *payloadText) settle(data []byte) {
+	if p.text == nil {
+		p.text = data[p.from:p.to]
+	}
+}
+
+// payloadStep is how much text is decoded at once: whole groups of four.
+const payloadStep = 64 << 10
+
+// decode writes the bytes to w, step by step.
+func (p *payloadText) decode(w io.Writer) error {
+	var buf [payloadStep / 4 * 3]byte
+	for text := p.text; len(text) > 0; {
+		step := text[:min(payloadStep, len(text))]
+		text = text[len(step):]
+		n, err := base64.StdEncoding.Strict().Decode(buf[:], step)
+		if err != nil {
+			return fmt.Errorf("not standard padded base64: %w", err)
+		}
+		// The decoder skips line ends, and does not know that more follows.
+		if base64.StdEncoding.EncodedLen(n) != len(step) || len(text) > 0 && n != len(buf) {
+			return errors.New("not standard padded base64: it has line ends, or does not end where it is padded")
+		}
+		if _, err := w.Write(buf[:n]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// size is the number of bytes that the text stands for.
+func (p *payloadText) size() int {
+	return base64.StdEncoding.DecodedLen(len(p.text)) - bytes.Count(p.text[max(0, len(p.text)-2):], []byte("="))
+}
+
+// bytes decodes the whole payload.
+func (p *payloadText) bytes() ([]byte, error) {
+	out := bytes.NewBuffer(make([]byte, 0, p.size()))
+	err := p.decode(out)
+	return out.Bytes(), err
 }
 
 // decimal is an int64 as Protocol Buffers write it into JSON: a string of digits. It has one spelling.

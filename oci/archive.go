@@ -8,7 +8,11 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"strings"
 	"syscall"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // maxArchiveEntries bounds what an archive's table of contents takes.
@@ -48,6 +52,9 @@ func openArchive(file string) (*archive, error) {
 			continue // folders; links lead nowhere here
 		}
 		name := path.Clean(header.Name)
+		if !isLayoutFile(name) {
+			continue // names are the archive's own, and could be long
+		}
 		if _, ok := a.entries[name]; ok {
 			return nil, refuse("duplicate-entry", name, "the archive has two entries with this name")
 		}
@@ -59,6 +66,15 @@ func openArchive(file string) (*archive, error) {
 		}
 		a.entries[name] = section{offset, header.Size}
 	}
+}
+
+// isLayoutFile reports whether name is a file of an image layout that is read.
+func isLayoutFile(name string) bool {
+	if name == ocispec.ImageIndexFile || name == ocispec.ImageLayoutFile {
+		return true
+	}
+	encoded, ok := strings.CutPrefix(name, ocispec.ImageBlobsDir+"/sha256/")
+	return ok && digest.NewDigestFromEncoded(digest.SHA256, encoded).Validate() == nil
 }
 
 func (a *archive) open(name string) (io.ReadCloser, error) {

@@ -8,6 +8,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -103,21 +104,31 @@ func (a *authClient) explain(err error) error {
 	if answered != nil && (answered.status == http.StatusUnauthorized || answered.status == http.StatusForbidden) {
 		return fmt.Errorf("%w (%s)", err, a.describe())
 	}
-	if len(err.Error()) > maxMessage {
-		return &cutError{err}
+	if answered != nil {
+		return err
 	}
-	return err
+	return libraryError{err}
 }
 
 // maxMessage bounds the errors of libraries, which quote headers in full.
 const maxMessage = 1024
 
-// A cutError is an error whose text is too long to print.
-type cutError struct{ err error }
+// query is what follows a path in a message: after a redirect it may hold what
+// gives access.
+var query = regexp.MustCompile(`\?[^"\s]*`)
 
-func (e *cutError) Error() string { return e.err.Error()[:maxMessage] + "…" }
+// A libraryError is an error whose text is not ours.
+type libraryError struct{ err error }
 
-func (e *cutError) Unwrap() error { return e.err }
+func (e libraryError) Error() string {
+	text := query.ReplaceAllString(e.err.Error(), "?…")
+	if len(text) > maxMessage {
+		return text[:maxMessage] + "…"
+	}
+	return text
+}
+
+func (e libraryError) Unwrap() error { return e.err }
 
 // contentType returns the media type of an answer, without parameters; "" if
 // the server did not say.

@@ -29,8 +29,10 @@ const (
 	// maxRedirects is what net/http has without a CheckRedirect.
 	maxRedirects = 10
 
-	// retryBudget bounds what one request waits in all, Retry-After included.
+	// retryBudget bounds what one request waits in all, Retry-After and slow
+	// answers included; maxTries how often it is sent.
 	retryBudget = 60 * time.Second
+	maxTries    = 10
 	// throttleDelay is the first wait after 429 and 503 without Retry-After;
 	// it doubles.
 	throttleDelay = time.Second
@@ -81,7 +83,8 @@ type retryTransport struct {
 
 func (t *retryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx := req.Context()
-	var waited time.Duration
+	hasBody := req.Body != nil && req.Body != http.NoBody
+	start, waited := time.Now(), time.Duration(0)
 	for try := 1; ; try++ {
 		resp, err := t.base.RoundTrip(req)
 		status := 0
@@ -90,10 +93,14 @@ func (t *retryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		t.logger.DebugContext(ctx, "request", "method", req.Method, "host", req.URL.Host, "path", req.URL.Path, "status", status, "error", err)
 		delay, ok := retryDelay(resp, err, try)
-		if !ok || delay > retryBudget-waited { // no sum: a date may be at the end of time
+		spent := waited
+		if !hasBody { // an upload may take its time
+			spent = time.Since(start)
+		}
+		// No sum: a date may be at the end of time.
+		if !ok || try == maxTries || delay > retryBudget-spent {
 			return resp, err
 		}
-		hasBody := req.Body != nil && req.Body != http.NoBody
 		if hasBody && req.GetBody == nil {
 			return resp, err // it cannot be sent again
 		}

@@ -1,11 +1,13 @@
 package referrers
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -114,8 +116,12 @@ func foreign(err error) error {
 			return &clientError{fmt.Sprintf("%s %s: %s", e.Op, withoutQuery(u), escape(e.Err.Error())), err}
 		}
 	}
-	return &clientError{escape(err.Error()), err}
+	return &clientError{escape(query.ReplaceAllString(err.Error(), "?…")), err}
 }
+
+// query is what follows a path in a message: after a redirect it may hold what
+// gives access.
+var query = regexp.MustCompile(`\?[^"\s]*`)
 
 // quote is s in double quotes, escaped as by strconv.Quote and cut to maxQuote
 // bytes.
@@ -184,10 +190,18 @@ func readBlob(r io.Reader, desc ocispec.Descriptor) ([]byte, error) {
 }
 
 // readAtMost reads r to its end, or one byte more than limit: that tells long
-// enough from too long. The buffer grows with what arrives, not with what was
-// promised.
+// enough from too long.
 func readAtMost(r io.Reader, limit int64) ([]byte, error) {
-	data, err := io.ReadAll(io.LimitReader(r, limit+1))
+	// What was promised is not believed before this much of it came. Growing
+	// on from there would hold a large bundle three times over.
+	const first = 1 << 20
+	data, err := io.ReadAll(io.LimitReader(r, min(limit+1, first)))
+	if err == nil && len(data) == first {
+		all := bytes.NewBuffer(make([]byte, 0, limit+1+bytes.MinRead))
+		all.Write(data)
+		_, err = all.ReadFrom(io.LimitReader(r, limit+1-first))
+		data = all.Bytes()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: after %d bytes: %w", ErrUnread, len(data), foreign(err))
 	}

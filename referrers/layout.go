@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -52,6 +53,8 @@ func (l *layout) list(ctx context.Context, subject ocispec.Descriptor, limits Li
 	var found []Referrer
 	// The first fault stands for all: there may be one for every entry.
 	var fault error
+	seen := map[digest.Digest]bool{}
+	var read int64
 	for i, raw := range entries {
 		if i == limits.Entries {
 			fault = cmp.Or(fault, fmt.Errorf("%s: it has more than %d entries, which is the limit (--max-referrers)", sourceLayout, limits.Entries))
@@ -67,9 +70,18 @@ func (l *layout) list(ctx context.Context, subject ocispec.Descriptor, limits Li
 			found = append(found, tag.referrers...)
 			continue
 		}
+		if seen[r.Descriptor.Digest] {
+			continue
+		}
+		seen[r.Descriptor.Digest] = true
+		if read > limits.TotalBytes {
+			fault = cmp.Or(fault, fmt.Errorf("%s: more than %d bytes of manifests, which is the limit", sourceLayout, limits.TotalBytes))
+			break
+		}
 		// Here alone the subject must be known to tell a referrer from the
 		// other manifests, so all of them are read; they are small and near.
 		data, err := l.manifest(ctx, r.Descriptor, maxLayoutManifest)
+		read += int64(len(data))
 		if errors.Is(err, ErrUnread) {
 			fault = cmp.Or(fault, fmt.Errorf("%s: entry %s: %w", sourceLayout, r.Descriptor.Digest, err))
 			continue

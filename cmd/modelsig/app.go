@@ -44,13 +44,25 @@ func (a *app) setUp() error {
 	if err := level.UnmarshalText([]byte(a.LogLevel)); err != nil {
 		return err
 	}
-	options := &slog.HandlerOptions{Level: level}
+	options := &slog.HandlerOptions{Level: level, ReplaceAttr: printableAttr}
 	var h slog.Handler = slog.NewTextHandler(w, options)
 	if a.LogFormat == "json" {
 		h = slog.NewJSONHandler(w, options)
 	}
 	a.logger = slog.New(h)
 	return nil
+}
+
+// printableAttr escapes what a terminal would act on, in values that come from
+// elsewhere; slog's JSON leaves C1 and bidi characters as they are (rule 36).
+func printableAttr(_ []string, attr slog.Attr) slog.Attr {
+	switch value := attr.Value.Any().(type) {
+	case string:
+		attr.Value = slog.StringValue(printable(value))
+	case error:
+		attr.Value = slog.StringValue(printable(value.Error()))
+	}
+	return attr
 }
 
 func (a *app) close() {

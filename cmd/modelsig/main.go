@@ -110,7 +110,28 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
 		defer cancel()
 	}
 	kctx.BindTo(work, (*context.Context)(nil))
-	return a.fail(ctx, kctx.Run(a))
+	return a.fail(ctx, await(work, func() error { return kctx.Run(a) }))
+}
+
+// await runs a command, and does not wait for it longer than ctx: opening a
+// pipe that nobody writes to, or reading from one, knows no context.
+func await(ctx context.Context, command func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- command() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	// Most commands end by themselves now, with an answer.
+	grace := time.NewTimer(time.Second)
+	defer grace.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-grace.C:
+		return context.Cause(ctx)
+	}
 }
 
 // normalize reads --some_flag as --some-flag, as the OMS tools do, up to a
