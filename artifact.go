@@ -3,7 +3,6 @@ package modelsig
 import (
 	"errors"
 	"fmt"
-	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -70,17 +69,4 @@ func mapFiles(m *oci.Manifest, o oci.FilesOptions) (*verify.Mapping, error) {
 func isThreat(err error) bool {
 	_, ok := errors.AsType[*manifest.ThreatError](err)
 	return ok
-}
-
-// progress adds up what a hasher or an upload reads.
-func (c *Client) progress(files []manifest.File) func(int64) {
-	if c.Progress == nil {
-		return nil
-	}
-	var total int64
-	for _, f := range files {
-		total += f.Size
-	}
-	var done atomic.Int64
-	return func(n int64) { c.Progress(done.Add(n), total) }
 }

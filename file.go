@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -42,6 +43,9 @@ func readFile(path string, limit int64) ([]byte, error) {
 // process that is killed leaves the old file or the new one, never a half.
 func writeFile(path string, data []byte, mode os.FileMode) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*.tmp")
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
+		return fmt.Errorf("write %s: %w", path, p.Err) // the temporary name says nothing
+	}
 	if err != nil {
 		return err
 	}

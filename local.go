@@ -12,6 +12,7 @@ import (
 
 	"github.com/modelsig/modelsig/bundle"
 	"github.com/modelsig/modelsig/manifest"
+	"github.com/modelsig/modelsig/referrers"
 	"github.com/modelsig/modelsig/verify"
 )
 
@@ -58,8 +59,11 @@ func (c *Client) readDir(ctx context.Context, path string, o SignOptions) (*loca
 		return nil, err
 	}
 	files, err := dir.Files(ctx, ignore)
+	if err == nil && len(files) == 0 {
+		err = &manifest.ThreatError{Code: "no-files", Name: dir.Name(), Reason: "it has no file to sign (OMS §6.1)"}
+	}
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	names := make([]string, len(files))
 	for i, f := range files {
@@ -71,7 +75,7 @@ func (c *Client) readDir(ctx context.Context, path string, o SignOptions) (*loca
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	resources, err := c.hasher(files).Hash(ctx, files)
+	resources, err := c.hash(ctx, files)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -84,7 +88,11 @@ func (c *Client) readDir(ctx context.Context, path string, o SignOptions) (*loca
 	oms.Serialization.AllowSymlinks = o.AllowSymlinks
 	local := &localModel{name: dir.Name(), files: files, oms: oms}
 	for _, t := range threats {
-		if t.Threat == "" || !o.Allow.Has(t.Threat) {
+		switch {
+		case t.Threat == manifest.GitFiles && t.Name == "model.sig":
+			local.warnings = append(local.warnings, `"model.sig" is signed as a file of the model: this signature goes elsewhere`)
+		case t.Threat == manifest.GitFiles: // the caller asked for them
+		case t.Threat == "" || !o.Allow.Has(t.Threat):
 			local.warnings = append(local.warnings, t.Error())
 		}
 	}
@@ -167,7 +175,7 @@ func (c *Client) local(ctx context.Context, path string, policy *Policy, o Verif
 	if err != nil {
 		return nil, nil, errors.Join(err, dir.Close())
 	}
-	local.Hasher = c.hasher(local.Files)
+	local.Hash = c.hash
 	return local, dir, nil
 }
 
@@ -181,7 +189,7 @@ func (c *Client) VerifyDir(ctx context.Context, path string, policy Policy, o Ve
 	defer dir.Close()
 	// Nobody has authenticated it yet: it is not read if it is much larger
 	// than what signs the files that are there.
-	data, err := readSignature(o.SignatureFile, maxModelSignature+int64(len(local.Files))*maxSignedFile)
+	data, err := readSignature(o.SignatureFile, referrers.MaxModelBundle+int64(len(local.Files))*maxSignedFile)
 	if err != nil {
 		return nil, err
 	}

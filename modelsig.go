@@ -14,10 +14,10 @@
 //
 // # Answers
 //
-// Verify returns a report and nil for yes. No is an error that wraps
-// [ErrRefused], with everything that is known in an [*verify.Error]; what
-// could not be decided wraps [ErrUnknown]. Every other error is about the
-// call: a missing file, a registry that did not answer.
+// Verify returns a [*Verification] and nil for yes. No is a [*Denial] that
+// wraps [ErrRefused] and holds everything that is known; what could not be
+// decided wraps [ErrUnknown]. Every other error is about the call: a missing
+// file, a registry that did not answer.
 //
 // # What is signed
 //
@@ -33,6 +33,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 
 	"github.com/modelsig/modelsig/bundle"
 	"github.com/modelsig/modelsig/manifest"
@@ -180,9 +181,23 @@ func (c *Client) limits() referrers.Limits {
 	return referrers.Limits{Read: c.MaxReferrers}
 }
 
-// hasher hashes with the client's settings.
-func (c *Client) hasher(files []manifest.File) *manifest.Hasher {
-	return &manifest.Hasher{Jobs: c.Jobs, Progress: c.progress(files)}
+// hash hashes with the client's settings.
+func (c *Client) hash(ctx context.Context, files []manifest.File) ([]manifest.Resource, error) {
+	h := manifest.Hasher{Jobs: c.Jobs, Progress: c.progress(files)}
+	return h.Hash(ctx, files)
+}
+
+// progress adds up what a hasher or an upload reads.
+func (c *Client) progress(files []manifest.File) func(int64) {
+	if c.Progress == nil {
+		return nil
+	}
+	var total int64
+	for _, f := range files {
+		total += f.Size
+	}
+	var done atomic.Int64
+	return func(n int64) { c.Progress(done.Add(n), total) }
 }
 
 func (c *Client) log() *slog.Logger {

@@ -66,7 +66,7 @@ func (c *Client) Push(ctx context.Context, dir, ref string, o PushOptions) (*Pus
 	}
 	files, err := d.Files(ctx, ignore)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("push %s: %w", dir, err)
 	}
 	pushed := &Pushed{Files: len(files), LeftOut: present(dir, ignore)}
 	names := make([]string, len(files))

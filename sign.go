@@ -11,6 +11,7 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/modelsig/modelsig/bundle"
@@ -158,6 +159,34 @@ func (c *Client) signModel(ctx context.Context, model *oci.Model, signer Signer,
 	return attach(ctx, s, model, sig)
 }
 
+// SignManifest signs a manifest on disk from its digests: no file is hashed
+// and nothing is attached. name is what the manifest is called, for messages.
+// It makes the model signature; with ArtifactOnly the artifact signature.
+func (c *Client) SignManifest(ctx context.Context, data []byte, name string, signer Signer, o SignOptions) (*Signature, error) {
+	m, err := oci.ParseManifest(data, "")
+	if err != nil {
+		return nil, fmt.Errorf("sign %s: %w", targetName(name), err)
+	}
+	o.ModelOnly = !o.ArtifactOnly
+	sig, err := c.statements(m, manifestSubject(name), "", "", o)
+	if err != nil {
+		return nil, err
+	}
+	sig.Target = targetName(name)
+	if o.DryRun {
+		return sig, nil
+	}
+	return signStatements(ctx, signer, sig)
+}
+
+// manifestSubject is the OMS subject of a manifest on disk: its file's name.
+func manifestSubject(name string) string {
+	if name == "" || name == "-" {
+		return "manifest"
+	}
+	return strings.TrimSuffix(lastSegment(filepath.ToSlash(name)), ".json")
+}
+
 // quoteTag is the tag, or what stands for it in a layout without tags.
 func quoteTag(r oci.Reference) string {
 	if r.Tag == "" {
@@ -237,9 +266,6 @@ func (c *Client) modelStatement(m *oci.Manifest, name, repository, tag string, o
 	for _, w := range files.Warnings {
 		sig.Warnings = append(sig.Warnings, w.Error())
 	}
-	for _, name := range files.GitFiles {
-		sig.Warnings = append(sig.Warnings, fmt.Sprintf("layer %q is covered by the manifest's digest only: OMS tools leave the name out", name))
-	}
 	sig.Layout = files.Layout
 	return sig.model(oms, name, annotations, files.Files)
 }
@@ -294,19 +320,13 @@ func signStatements(ctx context.Context, signer Signer, sig *Signature) (*Signat
 	return sig, nil
 }
 
-// What verify would not read, sign does not attach: the referrers package's
-// default limits.
-const (
-	maxModelSignature    = 64 << 20
-	maxArtifactSignature = 8 << 20
-)
-
+// checkSize refuses what verify would not read back.
 func (sig *Signature) checkSize() error {
-	if sig.Model != nil && len(sig.Model.Bundle) > maxModelSignature {
-		return fmt.Errorf("a model signature of %d bytes would not be read back from a registry: the limit is %d", len(sig.Model.Bundle), maxModelSignature)
+	if sig.Model != nil && len(sig.Model.Bundle) > referrers.MaxModelBundle {
+		return fmt.Errorf("a model signature of %d bytes would not be read back from a registry: the limit is %d", len(sig.Model.Bundle), referrers.MaxModelBundle)
 	}
-	if sig.Artifact != nil && len(sig.Artifact.Bundle) > maxArtifactSignature {
-		return fmt.Errorf("an artifact signature of %d bytes would not be read back: the limit is %d", len(sig.Artifact.Bundle), maxArtifactSignature)
+	if sig.Artifact != nil && len(sig.Artifact.Bundle) > referrers.MaxArtifactBundle {
+		return fmt.Errorf("an artifact signature of %d bytes would not be read back: the limit is %d", len(sig.Artifact.Bundle), referrers.MaxArtifactBundle)
 	}
 	return nil
 }

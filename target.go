@@ -43,10 +43,6 @@ func ParseReference(s string) (Target, error) {
 	return Target{Kind: KindArtifact, Reference: ref.String(), Registry: ref.Registry}, nil
 }
 
-// maxManifest bounds what is read to see whether a file is a manifest: the
-// limit that registries have for them.
-const maxManifest = 4 << 20
-
 // ParseTarget says what s names:
 //
 //	HOST[:PORT]/REPO[:TAG][@DIGEST], oci://…, docker://…   an artifact in a registry
@@ -108,10 +104,10 @@ func localTarget(path string) (Target, error) {
 	if err != nil {
 		return Target{}, err
 	}
-	if !info.Mode().IsRegular() || info.Size() > maxManifest || !strings.EqualFold(filepath.Ext(path), ".json") {
+	if !info.Mode().IsRegular() || info.Size() > oci.MaxManifest || !strings.EqualFold(filepath.Ext(path), ".json") {
 		return t, nil
 	}
-	data, err := readFile(path, maxManifest)
+	data, err := readFile(path, oci.MaxManifest)
 	if err != nil {
 		return Target{}, err
 	}

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
-	"strings"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -167,28 +165,9 @@ func (c *Client) VerifyManifest(ctx context.Context, data []byte, file string, p
 	return decide(ctx, v, policy, subject, oneBundle(o.SignatureFile, bundleData))
 }
 
-// SignManifest signs a manifest on disk from its digests: no file is hashed
-// and nothing is attached. name is what the manifest is called, for messages.
-// It makes the model signature; with ArtifactOnly the artifact signature.
-func (c *Client) SignManifest(ctx context.Context, data []byte, name string, signer Signer, o SignOptions) (*Signature, error) {
-	m, err := oci.ParseManifest(data, "")
-	if err != nil {
-		return nil, fmt.Errorf("sign %s: %w", targetName(name), err)
-	}
-	o.ModelOnly = !o.ArtifactOnly
-	sig, err := c.statements(m, strings.TrimSuffix(lastSegment(filepath.ToSlash(targetName(name))), ".json"), "", "", o)
-	if err != nil {
-		return nil, err
-	}
-	sig.Target = targetName(name)
-	if o.DryRun {
-		return sig, nil
-	}
-	return signStatements(ctx, signer, sig)
-}
-
+// targetName is what a manifest is called in answers.
 func targetName(file string) string {
-	if file == "" || file == "-" {
+	if file == "" {
 		return "manifest"
 	}
 	return file

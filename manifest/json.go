@@ -19,7 +19,8 @@ const annotationsName = "annotations"
 // CheckJSON refuses JSON that two parsers could read differently, or that
 // could exhaust one: anything but a single value of strict JSON (RFC 8259) in
 // UTF-8, strings with half a surrogate pair, a name twice in one object,
-// nesting deeper than [MaxDepth], and names that differ from one of fields
+// nesting deeper than [MaxDepth], more than [MaxMembers] values in one array or
+// names in one object, and names that differ from one of fields
 // only in letter case, because some parsers match them all the same. Names
 // within the value of a member "annotations" are the user's and are not held
 // against fields.
@@ -45,6 +46,10 @@ func CheckJSON(data []byte, fields ...string) error {
 		if depth == 0 {
 			return p.end()
 		}
+		kind, length := p.dec.StackIndex(depth)
+		if length > 2*MaxMembers || kind == '[' && length > MaxMembers {
+			return errTooMany
+		}
 		if depth < user {
 			user = 0
 		}
@@ -52,7 +57,7 @@ func CheckJSON(data []byte, fields ...string) error {
 			continue
 		}
 		// Names are the odd tokens of an object.
-		if kind, length := p.dec.StackIndex(depth); tok.Kind() == '"' && kind == '{' && length%2 == 1 {
+		if tok.Kind() == '"' && kind == '{' && length%2 == 1 {
 			member = tok.String()
 			if err := known.check(member); err != nil {
 				return err
@@ -83,6 +88,12 @@ func (s fieldSet) check(name string) error {
 	}
 	return nil
 }
+
+// MaxMembers bounds one array and one object in [CheckJSON]: what is two bytes
+// of JSON is a hundred in memory. 4 MiB of manifest hold 35,000 honest layers.
+const MaxMembers = 100_000
+
+var errTooMany = fmt.Errorf("JSON with more than %d values in one array or object", MaxMembers)
 
 var errTooDeep = fmt.Errorf("JSON nests deeper than %d levels", MaxDepth)
 

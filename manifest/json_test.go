@@ -1,6 +1,7 @@
 package manifest_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -134,4 +135,33 @@ func FuzzCheckJSON(f *testing.F) {
 			t.Errorf("accepted %q", data)
 		}
 	})
+}
+
+// Two bytes of JSON may be a hundred in memory.
+func TestCheckJSONBoundsMembers(t *testing.T) {
+	many := func(n int, item string) string { return strings.TrimSuffix(strings.Repeat(item+",", n), ",") }
+	names := func(n int) string {
+		var b strings.Builder
+		for i := range n {
+			fmt.Fprintf(&b, `"%d":0,`, i)
+		}
+		return strings.TrimSuffix(b.String(), ",")
+	}
+	for _, test := range []struct {
+		name, data string
+		ok         bool
+	}{
+		{"as many values as may be", `{"a":[` + many(manifest.MaxMembers, "0") + `]}`, true},
+		{"one value more", `{"a":[` + many(manifest.MaxMembers+1, "0") + `]}`, false},
+		{"one object more", `[` + many(manifest.MaxMembers+1, "{}") + `]`, false},
+		{"one array more, in annotations", `{"annotations":[` + many(manifest.MaxMembers+1, "[]") + `]}`, false},
+		{"as many names as may be", `{` + names(manifest.MaxMembers) + `}`, true},
+		{"one name more", `{` + names(manifest.MaxMembers+1) + `}`, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if err := manifest.CheckJSON([]byte(test.data)); (err == nil) != test.ok {
+				t.Errorf("error %v", err)
+			}
+		})
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"math"
 	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -33,6 +34,9 @@ func (r *verifiedReader) Read(p []byte) (int, error) {
 		return 0, nil
 	}
 	left := r.desc.Size - r.n
+	if r.desc.Size < 0 {
+		left = math.MaxInt64
+	}
 	if left == 0 {
 		r.err = r.end()
 		return 0, r.err
@@ -44,7 +48,7 @@ func (r *verifiedReader) Read(p []byte) (int, error) {
 	r.hash.Write(p[:n])
 	r.n += int64(n)
 	switch {
-	case err == io.EOF && r.n == r.desc.Size:
+	case err == io.EOF && (r.n == r.desc.Size || r.desc.Size < 0):
 		r.err = r.check()
 	case err == io.EOF:
 		r.err = fmt.Errorf("blob %s ends after %d of %d bytes: %w", r.desc.Digest, r.n, r.desc.Size, io.ErrUnexpectedEOF)

@@ -388,7 +388,7 @@ func (m *Manifest) uncovered(files *Files, covered []digest.Digest) []string {
 		default:
 			add("%s: no name", what)
 		}
-		if !isPlainType(layer.MediaType) {
+		if !isPlainType(layer.MediaType) || isTarType(layer.MediaType) && isTarName(layer.Annotations[annotationTitle]) {
 			add("%s: media type %s", what, quote(layer.MediaType))
 		}
 		describe(what, layer)
@@ -418,6 +418,15 @@ func isPlainType(mediaType string) bool {
 		}
 	}
 	return false
+}
+
+func isTarType(mediaType string) bool { return strings.Contains(mediaType, ".tar") }
+
+// isTarName reports whether a consumer may unpack a file of that name, where
+// its type says tar (rule 28).
+func isTarName(name string) bool {
+	base := strings.ToLower(name[strings.LastIndexByte(name, '/')+1:])
+	return strings.Contains(base, ".tar") || strings.HasSuffix(base, ".tgz")
 }
 
 func sortedKeys[V any](m map[string]V) []string {

@@ -55,13 +55,16 @@ type Layout struct {
 	archive *archive // nil for a folder
 }
 
-// Fetch streams a blob as [Model.Fetch] does. The error wraps fs.ErrNotExist
-// if there is no such blob.
+// Fetch streams a blob as [Model.Fetch] does. A negative desc.Size is unknown:
+// then the digest alone is checked. The error wraps fs.ErrNotExist if there is
+// no such blob.
 func (l *Layout) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if err := checkDescriptor(desc, "descriptor"); err != nil {
+	known := desc
+	known.Size = max(known.Size, 0)
+	if err := checkDescriptor(known, "descriptor"); err != nil {
 		return nil, fmt.Errorf("fetch from %s: %w", l, err)
 	}
 	rc, err := l.open(blobName(desc.Digest))
@@ -412,6 +415,11 @@ func markLayout(root *os.Root) error {
 		case name == ocispec.ImageLayoutFile:
 			return nil // another process was faster
 		case !strings.HasPrefix(name, tempPrefix):
+			// A folder is not read at one moment: what another process made
+			// after the mark may be seen without it.
+			if _, err := root.Stat(ocispec.ImageLayoutFile); err == nil {
+				return nil
+			}
 			return fmt.Errorf("the folder is not empty and not an image layout: it holds %s", quote(name))
 		}
 	}

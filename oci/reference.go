@@ -186,8 +186,8 @@ func splitLayout(s string) (path, tag string, dgst digest.Digest, err error) {
 	path = filepath.Clean(path)
 	if tag == "" {
 		// Cleaning may bring a colon to the end: "a:b/." is the path "a:b",
-		// which reads as a path and a tag.
-		if i := strings.LastIndexByte(path, ':'); i >= 0 && tagPattern.MatchString(path[i+1:]) {
+		// which reads as a path and a tag, and "a:/" is "a:".
+		if i := strings.LastIndexByte(path, ':'); i >= 0 && (i == len(path)-1 || tagPattern.MatchString(path[i+1:])) {
 			return "", "", "", fmt.Errorf("path %s reads as a path and a tag", quote(path))
 		}
 	}

@@ -151,6 +151,7 @@ func TestParseReferenceRefuses(t *testing.T) {
 		{"a layout with sha512", "oci:dir@sha512:" + hex64 + hex64},
 		{"a NUL byte in the path", "oci:a\x00b:v1"},
 		{"a path that reads as a path and a tag once clean", "oci:a:b/."},
+		{"a path that ends in a colon once clean", "oci:a:/"},
 		{"an archive without a path", "oci-archive:"},
 		{"too long", "oci:" + strings.Repeat("a", 10_000)},
 	} {
@@ -234,6 +235,7 @@ func FuzzParseReference(f *testing.F) {
 		f.Add(test.written)
 	}
 	f.Add("oci:a:b/.")
+	f.Add("oci::/")
 	f.Add("oci:a@sha256:" + hex64 + "/.")
 	f.Fuzz(func(t *testing.T, s string) {
 		ref, err := oci.ParseReference(s)

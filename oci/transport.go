@@ -32,7 +32,7 @@ const (
 	// retryBudget bounds what one request waits in all, Retry-After and slow
 	// answers included; maxTries how often it is sent.
 	retryBudget = 60 * time.Second
-	maxTries    = 10
+	maxTries    = 100
 	// throttleDelay is the first wait after 429 and 503 without Retry-After;
 	// it doubles.
 	throttleDelay = time.Second
@@ -79,6 +79,36 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 type retryTransport struct {
 	base   http.RoundTripper
 	logger *slog.Logger
+
+	// Hosts that throttled one request until its budget was spent. The next
+	// one does not wait for them again, until they answer something else.
+	mu    sync.Mutex
+	tired map[string]bool
+}
+
+// isTired reports whether waiting for host was in vain.
+func (t *retryTransport) isTired(host string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.tired[host]
+}
+
+func (t *retryTransport) setTired(host string, tired bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.tired == nil {
+		t.tired = map[string]bool{}
+	}
+	if tired {
+		t.tired[host] = true
+	} else {
+		delete(t.tired, host)
+	}
+}
+
+// throttled reports whether an answer says: not now.
+func throttled(resp *http.Response) bool {
+	return resp != nil && (resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode == http.StatusServiceUnavailable)
 }
 
 func (t *retryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -93,12 +123,21 @@ func (t *retryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		t.logger.DebugContext(ctx, "request", "method", req.Method, "host", req.URL.Host, "path", req.URL.Path, "status", status, "error", err)
 		delay, ok := retryDelay(resp, err, try)
+		if throttled(resp) && t.isTired(req.URL.Host) {
+			return resp, err
+		}
+		if err == nil && !throttled(resp) {
+			t.setTired(req.URL.Host, false)
+		}
 		spent := waited
 		if !hasBody { // an upload may take its time
 			spent = time.Since(start)
 		}
 		// No sum: a date may be at the end of time.
 		if !ok || try == maxTries || delay > retryBudget-spent {
+			if throttled(resp) {
+				t.setTired(req.URL.Host, true)
+			}
 			return resp, err
 		}
 		if hasBody && req.GetBody == nil {
@@ -107,7 +146,11 @@ func (t *retryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		if err == nil {
 			resp.Body.Close()
 		}
-		t.logger.WarnContext(ctx, "retry", "method", req.Method, "host", req.URL.Host, "path", req.URL.Path, "status", status, "error", err, "wait", delay)
+		level := slog.LevelInfo
+		if try == 1 { // once a request is enough to know why it takes so long
+			level = slog.LevelWarn
+		}
+		t.logger.Log(ctx, level, "retry", "method", req.Method, "host", req.URL.Host, "path", req.URL.Path, "status", status, "error", err, "wait", delay)
 		if err := sleep(ctx, delay); err != nil {
 			return nil, err
 		}
@@ -243,7 +286,10 @@ type watchdog struct {
 	retired bool
 }
 
-func (w *watchdog) arm(d time.Duration, phase string) {
+func (w *watchdog) arm(d time.Duration, phase string) { w.armFor(d, d, phase) }
+
+// armFor is arm, where part of the time that the error names is over.
+func (w *watchdog) armFor(d, named time.Duration, phase string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.retired {
@@ -252,7 +298,7 @@ func (w *watchdog) arm(d time.Duration, phase string) {
 	if w.timer != nil {
 		w.timer.Stop()
 	}
-	w.timer = time.AfterFunc(d, func() { w.cancel(&stallError{d, phase}) })
+	w.timer = time.AfterFunc(d, func() { w.cancel(&stallError{named, phase}) })
 }
 
 // rest stops the clock until the next arm.
@@ -294,12 +340,29 @@ type responseBody struct {
 	ctx   context.Context // of this request only: carries the watchdog's reason
 	dog   *watchdog
 	stall time.Duration
+
+	// Since the last minProgress bytes: what came, and how long reads took.
+	got    int
+	waited time.Duration
 }
 
+// minProgress is what must come within one stall timeout: a byte now and then
+// would keep us for years.
+const minProgress = 1 << 10
+
 func (b *responseBody) Read(p []byte) (int, error) {
-	b.dog.arm(b.stall, "reading the answer")
+	phase := "reading the answer"
+	if b.got > 0 {
+		phase = "reading more of the answer: too little came"
+	}
+	b.dog.armFor(b.stall-b.waited, b.stall, phase)
+	start := time.Now()
 	n, err := b.body.Read(p)
 	b.dog.rest()
+	b.got, b.waited = b.got+n, b.waited+time.Since(start)
+	if b.got >= minProgress {
+		b.got, b.waited = 0, 0
+	}
 	if err != nil && err != io.EOF {
 		err = stalled(b.ctx, err)
 	}

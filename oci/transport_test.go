@@ -145,6 +145,37 @@ func TestRetryAfterTheEndOfTime(t *testing.T) {
 	})
 }
 
+// Who throttled for a whole budget is not waited for again, until he answers.
+func TestRetryDoesNotWaitTwiceInVain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		throttles := true
+		client := newClient(t, oci.Options{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+			if throttles {
+				return answer(r, 429, http.Header{"Retry-After": {"1"}}, ""), nil
+			}
+			return goodAnswer(r), nil
+		})})
+		open := func() (time.Duration, error) {
+			start := time.Now()
+			_, err := client.Open(t.Context(), mustParse(t, "registry.example.com/m:v1"))
+			return time.Since(start), err
+		}
+		for i, want := range []time.Duration{time.Minute, 0} {
+			if took, err := open(); err == nil || took > want || took < want-2*time.Second {
+				t.Errorf("%d: took %s, error %v", i, took, err)
+			}
+		}
+		throttles = false
+		if _, err := open(); err != nil {
+			t.Fatal(err)
+		}
+		throttles = true
+		if took, err := open(); err == nil || took < 50*time.Second {
+			t.Errorf("after an answer: took %s, error %v", took, err)
+		}
+	})
+}
+
 func TestRetryIsCancelled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client := newClient(t, oci.Options{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
@@ -238,10 +269,11 @@ func TestStallOfHeaders(t *testing.T) {
 // A slow body is not a hung one, and a slow reader is not a slow server.
 func TestStallIsNotSlowness(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		body := manifestOf(layer("a", "a"))
+		body := manifestOf(layer("a", "a")) + strings.Repeat(" ", 12000)
 		client := newClient(t, oci.Options{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
 			resp := goodAnswer(r)
-			resp.Body = io.NopCloser(&slowReader{r: strings.NewReader(body), n: 100, wait: 50 * time.Second})
+			resp.ContentLength = -1
+			resp.Body = &slowReader{ctx: r.Context(), r: strings.NewReader(body), n: 1100, wait: 15 * time.Second}
 			return resp, nil
 		})})
 		start := time.Now()
@@ -293,14 +325,41 @@ func (b endingBody) Read(p []byte) (int, error) {
 }
 
 type slowReader struct {
+	ctx  context.Context
 	r    io.Reader
 	n    int
 	wait time.Duration
 }
 
 func (s *slowReader) Read(p []byte) (int, error) {
-	time.Sleep(s.wait)
-	return s.r.Read(p[:min(len(p), s.n)])
+	select {
+	case <-s.ctx.Done():
+		return 0, s.ctx.Err()
+	case <-time.After(s.wait):
+		return s.r.Read(p[:min(len(p), s.n)])
+	}
+}
+
+func (*slowReader) Close() error { return nil }
+
+// A byte now and then is a hung server too.
+func TestStallDespiteAByteNowAndThen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := newClient(t, oci.Options{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+			resp := goodAnswer(r)
+			resp.ContentLength = -1
+			resp.Body = &slowReader{ctx: r.Context(), r: strings.NewReader(strings.Repeat(" ", 1<<20)), n: 1, wait: 7 * time.Second}
+			return resp, nil
+		})})
+		start := time.Now()
+		_, err := client.Open(t.Context(), mustParse(t, "registry.example.com/m:v1"))
+		if took := time.Since(start); took != 60*time.Second {
+			t.Errorf("took %s", took)
+		}
+		if err == nil || !strings.Contains(err.Error(), "too little came") {
+			t.Errorf("error %v", err)
+		}
+	})
 }
 
 // The real transport, against a server that never answers.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 
 	"github.com/go-json-experiment/json"
@@ -19,6 +18,7 @@ const maxDepth = 64
 // An index is an OCI image index that keeps its bytes: one page of the
 // Referrers API, or what a fallback tag names.
 type index struct {
+	limit   int              // entries that are read
 	data    []byte           // the whole document
 	entries []jsontext.Value // of "manifests", in order, byte for byte
 	// The value of "manifests" is data[start:end].
@@ -41,12 +41,21 @@ func (x *index) parse(data []byte) error {
 	return nil
 }
 
+// errManyEntries means that an index has more entries than are read.
+var errManyEntries = errors.New("more entries than the limit")
+
+// maxIndexMembers bounds the members of an index: the image spec has six.
+const maxIndexMembers = 1000
+
 func (x *index) parseObject(dec *jsontext.Decoder) error {
 	if err := expect(dec, '{'); err != nil {
 		return err
 	}
 	found := false
-	for dec.PeekKind() == '"' {
+	for n := 0; dec.PeekKind() == '"'; n++ {
+		if n == maxIndexMembers {
+			return fmt.Errorf("more than %d members", maxIndexMembers)
+		}
 		name, err := dec.ReadToken()
 		if err != nil {
 			return syntax(err)
@@ -115,7 +124,11 @@ func (x *index) parseManifests(dec *jsontext.Decoder) error {
 		if err != nil {
 			return syntax(err)
 		}
-		x.entries = append(x.entries, slices.Clone(v))
+		if len(x.entries) == x.limit {
+			return errManyEntries
+		}
+		end := int(dec.InputOffset())
+		x.entries = append(x.entries, x.data[end-len(v):end:end])
 	}
 	if err := expect(dec, ']'); err != nil {
 		return err

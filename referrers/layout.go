@@ -23,7 +23,7 @@ const sourceLayout = "index.json"
 // A LayoutStore is an OCI image layout. Its methods may be used by several
 // goroutines, and AddEntries by several processes, at once.
 type LayoutStore interface {
-	// Fetch opens a blob. The caller closes it.
+	// Fetch opens a blob. The caller closes it. A negative size is unknown.
 	Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error)
 	// PushBlob stores content under its digest, without an entry in index.json.
 	// Content that is there already is no error.
@@ -112,30 +112,14 @@ func (l *layout) readIndex(ctx context.Context, desc ocispec.Descriptor, p *page
 }
 
 func (l *layout) manifest(ctx context.Context, desc ocispec.Descriptor, limit int64) ([]byte, error) {
-	if desc.Size == 0 {
-		// Only knows a digest, and a layout wants to know the size.
-		desc = l.listed(ctx, desc)
-	}
+	// The listed size is a hint, here as in registries.
+	desc.Size = -1
 	rc, err := l.files.Fetch(ctx, desc)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnread, foreign(err))
 	}
 	defer rc.Close()
 	return readManifest(rc, desc, limit)
-}
-
-// listed returns the entry with desc's digest, or desc if there is none.
-func (l *layout) listed(ctx context.Context, desc ocispec.Descriptor) ocispec.Descriptor {
-	entries, err := l.files.Entries(ctx)
-	if err != nil {
-		return desc // Fetch says what is wrong
-	}
-	for _, raw := range entries {
-		if r := newReferrer(raw, sourceLayout); r.bad == nil && r.Descriptor.Digest == desc.Digest {
-			return r.Descriptor
-		}
-	}
-	return desc
 }
 
 func (l *layout) blob(ctx context.Context, desc ocispec.Descriptor) ([]byte, error) {

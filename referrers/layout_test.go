@@ -24,6 +24,7 @@ type memLayout struct {
 	blobs   map[digest.Digest][]byte
 	entries []json.RawMessage
 	fail    map[string]error // by method
+	fetched int
 }
 
 func newMemLayout() *memLayout {
@@ -33,6 +34,7 @@ func newMemLayout() *memLayout {
 func (l *memLayout) Fetch(_ context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.fetched++
 	if err := l.fail["Fetch"]; err != nil {
 		return nil, err
 	}
@@ -128,6 +130,54 @@ func TestWhatIsAttachedInALayoutIsFoundAgain(t *testing.T) {
 	}
 	if got := read(t.Context(), only); len(got) != 1 || got[0].Err != nil {
 		t.Errorf("by digest: %v", got)
+	}
+}
+
+// What index.json says of a size is a hint, and one manifest is read once
+// however often it is named.
+func TestALayoutsEntriesAreHints(t *testing.T) {
+	l := newMemLayout()
+	subject := l.put(ocispec.MediaTypeImageManifest, subjectJSON, map[string]string{ocispec.AnnotationRefName: "v1"})
+	if _, err := referrers.Attach(t.Context(), referrers.InLayout(l), subject, attachments("a")...); err != nil {
+		t.Fatal(err)
+	}
+	wrong, err := json.Marshal(ocispec.Descriptor{
+		MediaType: ocispec.MediaTypeImageManifest, Digest: subject.Digest, Size: 1,
+		Annotations: map[string]string{ocispec.AnnotationTitle: "again"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries, err := l.Entries(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, raw := range entries {
+		var desc ocispec.Descriptor
+		if err := json.Unmarshal(raw, &desc); err != nil {
+			t.Fatal(err)
+		}
+		desc.Size = 1
+		if entries[i], err = json.Marshal(desc); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.entries = entries
+	for range 4000 {
+		l.entries = append(l.entries, wrong, entries[1])
+	}
+	l.fetched = 0
+	listing := list(t, referrers.InLayout(l), subject, referrers.Limits{})
+	if listing.Incomplete != nil || len(listing.Referrers) != 2 {
+		t.Fatalf("%d referrers, incomplete %v", len(listing.Referrers), listing.Incomplete)
+	}
+	if l.fetched > 10 {
+		t.Errorf("%d blobs were read to list them", l.fetched)
+	}
+	for _, c := range read(t.Context(), listing) {
+		if c.Err != nil {
+			t.Error(c.Err)
+		}
 	}
 }
 

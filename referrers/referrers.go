@@ -104,6 +104,16 @@ const (
 	artifactPredicate = "https://sigstore.dev/cosign/sign/v1"
 )
 
+// Defaults that a writer must know: a larger bundle would not be read back.
+const (
+	// MaxArtifactBundle bounds a cosign signature, in bytes: it has some KiB,
+	// more with a chain and log entries.
+	MaxArtifactBundle = 8 << 20
+	// MaxModelBundle bounds any other bundle, in bytes: 64 MiB of statement
+	// name about 300,000 files.
+	MaxModelBundle = 64 << 20
+)
+
 var (
 	// ErrUnread is wrapped by [Candidate.Err] when a referrer could not be
 	// read: the network, a status, a listed manifest that is not there, bytes
@@ -145,10 +155,6 @@ const (
 	defaultRead = 1_000
 	// A bundle referrer has less than 2 KiB; annotations of others may be longer.
 	defaultManifestBytes = 64 << 10
-	// An artifact signature has some KiB, more with a chain and log entries.
-	defaultArtifactBytes = 8 << 20
-	// 64 MiB of statement name about 300,000 files.
-	defaultModelBytes = 64 << 20
 	// Four of the largest: what a verdict may cost in traffic.
 	defaultTotalBytes = 256 << 20
 )
@@ -158,8 +164,8 @@ func (l Limits) withDefaults() Limits {
 	l.Read = positive(l.Read, defaultRead)
 	l.Entries = positive(l.Entries, max(defaultEntries, l.Read))
 	l.ManifestBytes = positive(l.ManifestBytes, defaultManifestBytes)
-	l.ArtifactBytes = positive(l.ArtifactBytes, defaultArtifactBytes)
-	l.ModelBytes = positive(l.ModelBytes, defaultModelBytes)
+	l.ArtifactBytes = positive(l.ArtifactBytes, MaxArtifactBundle)
+	l.ModelBytes = positive(l.ModelBytes, MaxModelBundle)
 	l.TotalBytes = positive(l.TotalBytes, defaultTotalBytes)
 	return l
 }
@@ -211,10 +217,18 @@ type Referrer struct {
 	bad error
 }
 
+// maxEntry bounds one entry that is parsed, in bytes: an honest one has less
+// than 1 KiB, and annotations take a hundred times their size in memory.
+const maxEntry = 64 << 10
+
 // newReferrer parses one entry of a listing. An entry that makes no sense stays
 // in the list, so that Read can say so.
 func newReferrer(raw []byte, source string) Referrer {
 	r := Referrer{Raw: raw, Source: source}
+	if len(raw) > maxEntry {
+		r.bad = fmt.Errorf("entry of %d bytes, more than %d", len(raw), maxEntry)
+		return r
+	}
 	var desc ocispec.Descriptor
 	if err := unmarshal(raw, &desc); err != nil {
 		r.bad = fmt.Errorf("entry is not a descriptor: %s", escape(err.Error()))

@@ -162,14 +162,14 @@ func (p *pages) add(body io.Reader) (*index, error) {
 	} else if int64(len(data)) > left {
 		err = fmt.Errorf("it is longer than %d bytes, which is the limit", p.limits.ListBytes)
 	}
-	x := new(index)
-	if parseErr := x.parse(data); err == nil {
+	x := &index{limit: p.limits.Entries - len(p.referrers)}
+	switch parseErr := x.parse(data); {
+	case errors.Is(parseErr, errManyEntries):
+		err = fmt.Errorf("it has more than %d entries, which is the limit (--max-referrers)", p.limits.Entries)
+	case err == nil:
 		err = parseErr
 	}
 	for _, e := range x.entries {
-		if len(p.referrers) == p.limits.Entries {
-			return nil, fmt.Errorf("it has more than %d entries, which is the limit (--max-referrers)", p.limits.Entries)
-		}
 		p.referrers = append(p.referrers, newReferrer(e, p.source))
 	}
 	if err != nil {

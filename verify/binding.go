@@ -150,9 +150,6 @@ func ArtifactStatement(d ocispec.Descriptor, root, repository, tag string, extra
 	}
 	annotations := map[string]json.RawMessage{}
 	set := func(name, value string) error {
-		if value == "" {
-			return nil
-		}
 		data, err := json.Marshal(value)
 		if err != nil {
 			return fmt.Errorf("annotation %q: %w", name, err)
@@ -169,6 +166,9 @@ func ArtifactStatement(d ocispec.Descriptor, root, repository, tag string, extra
 		}
 	}
 	for _, a := range [][2]string{{AnnotationRoot, root}, {AnnotationRepository, repository}, {AnnotationTag, tag}} {
+		if a[1] == "" {
+			continue
+		}
 		if err := set(a[0], a[1]); err != nil {
 			return nil, err
 		}

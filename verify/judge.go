@@ -178,7 +178,7 @@ func (j *judge) artifactSignature(ctx context.Context, st *manifest.Statement, s
 		if err != nil {
 			return refuse(CodeUnmapped, "a folder cannot be held against this artifact: %v", err)
 		}
-		if err := j.compareLocal(ctx, resources(mapping), mappedIgnore()); err != nil {
+		if err := j.compareLocal(ctx, resources(mapping), nil); err != nil {
 			return err
 		}
 	} else if mapping != nil {
@@ -414,9 +414,6 @@ func ignoreOf(m *manifest.Manifest) manifest.Ignore {
 	return manifest.Ignore(m.Serialization.IgnorePaths)
 }
 
-// mappedIgnore is what a reading of layers leaves out: nothing of its own.
-func mappedIgnore() manifest.Ignore { return nil }
-
 // compareLocal hashes the listed files that are there and holds them against
 // the list. recorded are the signer's ignore paths: they hide files that are
 // not listed, and are reported (rules 8, 29).
@@ -499,11 +496,11 @@ func (j *judge) hash(ctx context.Context, files []manifest.File) error {
 	if len(files) == 0 {
 		return nil
 	}
-	h := j.subject.Local.Hasher
-	if h == nil {
-		h = new(manifest.Hasher)
+	hash := j.subject.Local.Hash
+	if hash == nil {
+		hash = new(manifest.Hasher).Hash
 	}
-	got, err := h.Hash(ctx, files)
+	got, err := hash(ctx, files)
 	if errors.Is(err, manifest.ErrChanged) {
 		return refuse(CodeFiles, "%v", err)
 	}

@@ -344,7 +344,7 @@ func TestEachFileIsReadOnceAVerdict(t *testing.T) {
 			return f.Open()
 		}
 	}
-	s.Local.Hasher = &manifest.Hasher{Jobs: 1}
+	s.Local.Hash = (&manifest.Hasher{Jobs: 1}).Hash
 	wrong := k.sign(t, oms(t, tiny.with("config.json", "[]"), nil))
 	r, err := verify.Decide(t.Context(), trusts(k), s, bundles(wrong, wrong, k.sign(t, oms(t, tiny, nil))))
 	wantVerified(t, r, err, verify.StrengthFiles)

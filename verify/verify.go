@@ -140,8 +140,8 @@ type Local struct {
 	Files []manifest.File
 	// IsFile says that the model is one file.
 	IsFile bool
-	// Hasher reads the files. nil: the zero Hasher.
-	Hasher *manifest.Hasher
+	// Hash reads files and hashes them; nil: the zero manifest.Hasher does.
+	Hash func(context.Context, []manifest.File) ([]manifest.Resource, error)
 	// Own are paths that belong to the act itself: the signature file.
 	Own manifest.Ignore
 }

@@ -2,15 +2,14 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"os"
 )
 
 // answers collects what a command says about its targets: text at once, JSON
 // as one object at the end.
 type answers[T any] struct {
+	many    bool // JSON has results[], however many there are
 	results []T
 	worst   int   // exit code so far: 1 beats 2 beats 0
 	err     error // the first that explains it
@@ -20,7 +19,8 @@ type answers[T any] struct {
 // and nothing where there is none. A no has none, so that
 // `oras pull "$(modelsig verify …)"` cannot pull what was refused.
 func (s *answers[T]) add(a *app, text *answer, result T, ref string) error {
-	s.results = append(s.results, result)
+	s.keep(result)
+	a.bar.finish()
 	switch a.Format {
 	case formatText:
 		if len(s.results) > 1 {
@@ -39,6 +39,9 @@ func (s *answers[T]) add(a *app, text *answer, result T, ref string) error {
 	return nil
 }
 
+// keep keeps a result for JSON alone.
+func (s *answers[T]) keep(result T) { s.results = append(s.results, result) }
+
 // deny records a no, a "could not tell", or a target that has no answer.
 func (s *answers[T]) deny(err error) {
 	code := exitCode(err)
@@ -50,7 +53,7 @@ func (s *answers[T]) deny(err error) {
 // finish prints the JSON object, and returns what the process ends with.
 func (s *answers[T]) finish(a *app, schema string) error {
 	if a.Format == formatJSON && len(s.results) > 0 {
-		object, err := envelope(schema, s.results)
+		object, err := envelope(schema, s.results, s.many)
 		if err != nil {
 			return err
 		}
@@ -66,8 +69,8 @@ func (s *answers[T]) finish(a *app, schema string) error {
 
 // envelope is the one JSON object of an answer: the result itself with its
 // schema in front, or results[] of several.
-func envelope[T any](schema string, results []T) (any, error) {
-	if len(results) > 1 {
+func envelope[T any](schema string, results []T, many bool) (any, error) {
+	if many {
 		return struct {
 			Schema  string `json:"schema"`
 			Results []T    `json:"results"`
@@ -85,30 +88,4 @@ func (a *app) warn(warnings ...string) {
 	for _, w := range warnings {
 		fmt.Fprintf(a.stderr, "warning: %s\n", printable(w))
 	}
-}
-
-// maxManifest is what registries take for a manifest.
-const maxManifest = 4 << 20
-
-// readManifest reads a manifest file, or standard input for -.
-func (a *app) readManifest(path string) ([]byte, error) {
-	in := a.stdin
-	if path != "-" {
-		f, err := os.Open(path)
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		in = f
-	}
-	data, err := io.ReadAll(io.LimitReader(in, maxManifest+1))
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("read manifest %s: %w", path, err)
-	case len(data) > maxManifest:
-		return nil, fmt.Errorf("read manifest %s: more than %d bytes", path, maxManifest)
-	case len(data) == 0:
-		return nil, fmt.Errorf("read manifest %s: %w", path, errors.New("it is empty"))
-	}
-	return data, nil
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/schollz/progressbar/v3"
 	"golang.org/x/term"
@@ -28,6 +29,9 @@ type app struct {
 }
 
 func (a *app) setUp() error {
+	if a.Timeout < 0 || a.StallTimeout <= 0 {
+		return errors.New("--timeout and --stall-timeout take a time that is longer than none")
+	}
 	if a.LogLevel == "silent" {
 		a.logger = slog.New(slog.DiscardHandler)
 		return nil
@@ -105,9 +109,12 @@ func (a *app) client(r registryFlags, targets []modelsig.Target) (*modelsig.Clie
 	case r.Username != "" && !r.PasswordStdin:
 		return nil, errors.New("--username needs --password-stdin: a password does not belong on a command line")
 	case r.Username != "":
-		data, err := io.ReadAll(io.LimitReader(a.stdin, maxSecret))
+		data, err := io.ReadAll(io.LimitReader(a.stdin, maxSecret+1))
 		if err != nil {
 			return nil, fmt.Errorf("read the registry password: %w", err)
+		}
+		if len(data) > maxSecret {
+			return nil, fmt.Errorf("--password-stdin: more than %d bytes", maxSecret)
 		}
 		password := strings.TrimSuffix(strings.TrimSuffix(string(data), "\n"), "\r")
 		if password == "" {
@@ -157,12 +164,12 @@ func (a *app) showsProgress() bool {
 	return ok && !a.NoProgress && a.Format == "text" && term.IsTerminal(int(f.Fd()))
 }
 
-// progress is one bar that appears with the first byte and goes away at the
-// end.
+// progress is a bar that appears with the first byte of one act and goes away
+// before its answer.
 type progress struct {
-	w    io.Writer
-	once sync.Once
-	bar  *progressbar.ProgressBar
+	w   io.Writer
+	mu  sync.Mutex
+	bar *progressbar.ProgressBar
 }
 
 // worthShowing: less is done before a person has read the bar.
@@ -172,21 +179,29 @@ func (p *progress) set(done, total int64) {
 	if total < worthShowing {
 		return
 	}
-	p.once.Do(func() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.bar == nil {
 		p.bar = progressbar.NewOptions64(total,
 			progressbar.OptionSetWriter(p.w),
 			progressbar.OptionShowBytes(true),
 			progressbar.OptionSetPredictTime(true),
-			progressbar.OptionThrottle(100_000_000),
+			progressbar.OptionThrottle(100*time.Millisecond),
 			progressbar.OptionClearOnFinish(),
 			progressbar.OptionFullWidth(),
 		)
-	})
+	}
 	_ = p.bar.Set64(min(done, total)) // a bar that cannot be drawn is no reason to fail
 }
 
 func (p *progress) finish() {
-	if p != nil && p.bar != nil {
+	if p == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.bar != nil {
 		_ = p.bar.Clear()
+		p.bar = nil
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -21,7 +22,6 @@ import (
 
 	"github.com/modelsig/modelsig"
 	"github.com/modelsig/modelsig/manifest"
-	"github.com/modelsig/modelsig/oci"
 )
 
 // Exit codes, as cmp and grep have them.
@@ -93,7 +93,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
 	kctx, err := parser.Parse(args)
 	if err != nil {
 		fmt.Fprintf(stderr, "error: %s\n", printable(err.Error()))
-		fmt.Fprintln(stderr, "hint: modelsig --help")
+		fmt.Fprintln(stderr, "hint: "+usageHint(err))
 		return exitTrouble
 	}
 	a := &app{globalFlags: c.globalFlags, stdin: stdin, stdout: stdout, stderr: stderr}
@@ -102,6 +102,9 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
 	defer a.close()
 	if err := a.setUp(); err != nil {
 		return a.fail(ctx, err)
+	}
+	if c.Format == formatRef && !slices.Contains([]string{"sign", "verify", "push", "list", "digest"}, strings.Fields(kctx.Command())[0]) {
+		return a.fail(ctx, errors.New("--format ref prints REPO@DIGEST, and this command has none"))
 	}
 	work := ctx
 	if c.Timeout > 0 {
@@ -216,10 +219,18 @@ func hint(err error) string {
 		return ""
 	case errors.Is(err, http.ErrSchemeMismatch):
 		return "the registry speaks HTTP: --plain-http"
-	case errors.Is(err, oci.ErrUnmapped):
-		return "--artifact-signature-only signs artifacts of any shape"
 	}
 	return ""
+}
+
+// usageHint knows the commonest slip: the method comes after the verb.
+func usageHint(err error) string {
+	for _, flag := range []string{"--private-key", "--public-key", "--key"} {
+		if strings.Contains(err.Error(), "unknown flag "+flag) {
+			return "the method comes first: modelsig sign key TARGET, modelsig verify key TARGET"
+		}
+	}
+	return "modelsig --help"
 }
 
 func threatNames() string {

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/modelsig/modelsig"
 )
@@ -34,8 +33,8 @@ func (p *pushCmd) Run(ctx context.Context, a *app) error {
 		Sign:          modelsig.SignOptions{Allow: allow, Annotations: p.Annotations},
 	}
 	switch {
-	case p.Sign == "" && p.PrivateKey != "":
-		return errors.New("--private-key needs --sign key")
+	case p.Sign == "" && (p.PrivateKey != "" || p.PasswordFile != "" || len(p.Annotations) > 0):
+		return errors.New("--private-key, --password-file and --annotations need --sign key")
 	case p.Sign == "key" && p.PrivateKey == "":
 		return errors.New("--sign key needs --private-key")
 	case p.Sign == "key":
@@ -56,7 +55,6 @@ func (p *pushCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	a.bar.finish()
 	a.warn(pushed.Warnings...)
 	result := pushJSON{
 		Reference: pushed.Reference, Digest: pushed.Digest,
@@ -96,84 +94,4 @@ type pushJSON struct {
 type pushSignatureJSON struct {
 	ModelReferrer    string `json:"modelReferrer"`
 	ArtifactReferrer string `json:"artifactReferrer"`
-}
-
-type digestCmd struct {
-	Target string `arg:"" help:"REPO:TAG, REPO@DIGEST, oci:PATH:TAG, a folder, a file, a manifest, or -."`
-	Files  bool   `help:"Print each file with its digest, as sha256sum does."`
-
-	IgnorePaths    []string `sep:"none" placeholder:"PATH" help:"Leave out this file or folder of a local model."`
-	IgnoreGitPaths bool     `negatable:"" default:"true" help:"Leave out .git, .gitignore, .gitattributes and .github at the top of a local model."`
-	AllowSymlinks  bool     `help:"Follow links to regular files inside a local model."`
-	Allow          []string `sep:"none" placeholder:"NAME" help:"Accept an ambiguous input: ${threats}."`
-	PathAnnotation string   `enum:"title,filepath," default:"" help:"Which annotation names a layer's file where both are there and differ (title, filepath)."`
-
-	registryFlags
-}
-
-func (d *digestCmd) Run(ctx context.Context, a *app) error {
-	allow, err := modelFlags{Allow: d.Allow}.allowed()
-	if err != nil {
-		return err
-	}
-	target, err := modelsig.ParseTarget(d.Target)
-	if err != nil {
-		return err
-	}
-	client, err := a.client(d.registryFlags, []modelsig.Target{target})
-	if err != nil {
-		return err
-	}
-	options := modelsig.SignOptions{
-		Allow: allow, PathAnnotation: d.PathAnnotation, IgnorePaths: d.IgnorePaths,
-		IncludeGitPaths: !d.IgnoreGitPaths, AllowSymlinks: d.AllowSymlinks,
-	}
-	var contents *modelsig.Contents
-	switch target.Kind {
-	case modelsig.KindArtifact:
-		contents, err = client.Digest(ctx, target.Reference, options)
-	case modelsig.KindManifest:
-		var data []byte
-		if data, err = a.readManifest(target.Path); err == nil {
-			contents, err = client.DigestManifest(data, target.Path, options)
-		}
-	default:
-		contents, err = client.DigestDir(ctx, target.Path, options)
-	}
-	if err != nil {
-		return err
-	}
-	a.bar.finish()
-	result := digestJSON{Target: contents.Target, Digest: contents.Digest, Root: "sha256:" + contents.Root, Layout: contents.Layout, Files: []digestFileJSON{}}
-	out := &answer{}
-	if d.Files {
-		for _, r := range contents.Files {
-			out.lines = append(out.lines, fmt.Sprintf("%x  %s", r.Digest, r.Name))
-		}
-	} else {
-		out.lines = append(out.lines, "sha256:"+contents.Root)
-	}
-	for _, r := range contents.Files {
-		result.Files = append(result.Files, digestFileJSON{r.Name, r.Algorithm, fmt.Sprintf("%x", r.Digest)})
-	}
-	var answers answers[digestJSON]
-	if err := answers.add(a, out, result, contents.Pinned); err != nil {
-		return err
-	}
-	return answers.finish(a, "modelsig/digest/v1")
-}
-
-// digestJSON is schema modelsig/digest/v1.
-type digestJSON struct {
-	Target string           `json:"target"`
-	Digest string           `json:"digest,omitempty"`
-	Root   string           `json:"root"`
-	Layout string           `json:"layout,omitempty"`
-	Files  []digestFileJSON `json:"files"`
-}
-
-type digestFileJSON struct {
-	Name      string `json:"name"`
-	Algorithm string `json:"algorithm"`
-	Digest    string `json:"digest"`
 }

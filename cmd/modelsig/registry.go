@@ -23,7 +23,7 @@ func (r *registryCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return fmt.Errorf("--listen %q: %w", r.Listen, err)
 	}
-	if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
+	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
 		return fmt.Errorf("--listen %q: only a loopback address: anybody may write to this registry", r.Listen)
 	}
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", r.Listen)

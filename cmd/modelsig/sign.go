@@ -8,11 +8,12 @@ import (
 
 	"github.com/modelsig/modelsig"
 	"github.com/modelsig/modelsig/manifest"
+	"github.com/modelsig/modelsig/oci"
 )
 
 type signCmd struct {
-	Key      signKeyCmd  `cmd:"" help:"Sign with a private key."`
-	Sigstore keylessVerb `cmd:"" hidden:"" default:"withargs"`
+	Key      signKeyCmd   `cmd:"" help:"Sign with a private key."`
+	Sigstore laterMethods `cmd:"" hidden:"" default:"withargs"`
 
 	signFlags
 	modelFlags
@@ -105,6 +106,9 @@ func (s *signCmd) run(ctx context.Context, a *app, args []string, signer modelsi
 	if err != nil {
 		return err
 	}
+	if err := s.check(a, targets); err != nil {
+		return err
+	}
 	if s.writesFiles(targets) > 1 {
 		return errors.New("two signatures would go to one file: sign one target at a time, or name --signature for each")
 	}
@@ -125,11 +129,12 @@ func (s *signCmd) run(ctx context.Context, a *app, args []string, signer modelsi
 		IncludeGitPaths: !s.IgnoreGitPaths,
 		AllowSymlinks:   s.AllowSymlinks,
 	}
-	var answers answers[signJSON]
+	answers := answers[signJSON]{many: len(targets) > 1}
 	for _, t := range targets {
 		sig, file, err := s.one(ctx, a, client, t, signer, options)
 		if err != nil {
 			answers.deny(err)
+			answers.keep(signJSON{Target: t.Name(), DryRun: s.DryRun, Error: err.Error(), Warnings: []string{}})
 			continue
 		}
 		a.warn(sig.Warnings...)
@@ -138,6 +143,25 @@ func (s *signCmd) run(ctx context.Context, a *app, args []string, signer modelsi
 		}
 	}
 	return answers.finish(a, "modelsig/sign/v1")
+}
+
+// check refuses flags that would do nothing.
+func (s *signCmd) check(a *app, targets []modelsig.Target) error {
+	if a.Format == formatRef && s.DryRun {
+		return errors.New("--format ref with --dry-run: nothing is signed")
+	}
+	for _, t := range targets {
+		switch {
+		case isArtifact(t):
+		case a.Format == formatRef:
+			return fmt.Errorf("--format ref: %s has no reference", t.Name())
+		case s.RequireDigest, s.NoAttach:
+			return fmt.Errorf("--require-digest and --no-attach are for artifacts, and %s is a local model", t.Name())
+		case s.Layout != "" && t.Kind != modelsig.KindManifest:
+			return fmt.Errorf("--layout is for artifacts, and %s is a local model", t.Name())
+		}
+	}
+	return nil
 }
 
 func isArtifact(t modelsig.Target) bool { return t.Kind == modelsig.KindArtifact }
@@ -173,6 +197,9 @@ func (s *signCmd) one(ctx context.Context, a *app, client *modelsig.Client, t mo
 		}
 	default:
 		sig, err = client.SignDir(ctx, t.Path, signer, o)
+	}
+	if errors.Is(err, oci.ErrUnmapped) {
+		err = &hinted{err, "--artifact-signature-only signs artifacts of any shape"}
 	}
 	if err != nil || s.DryRun || file == "" {
 		return sig, "", err
@@ -216,7 +243,10 @@ func signAnswer(sig *modelsig.Signature, file string, dryRun bool) *answer {
 		out.add("artifact signature", "%s", sig.Artifact.Referrer)
 	}
 	if sig.Unchanged {
-		out.add("note", "%s", "both signatures were there and verify: nothing was added")
+		out.add("note", "%s", "what would be signed is there and verifies: nothing was added")
+	}
+	if file != "" && sig.Model == nil {
+		file += " (an artifact signature)"
 	}
 	out.add("signature file", "%s", file)
 	return out
@@ -236,6 +266,7 @@ type signJSON struct {
 	SignatureFile     string   `json:"signatureFile,omitempty"`
 	Unchanged         bool     `json:"unchanged"`
 	DryRun            bool     `json:"dryRun"`
+	Error             string   `json:"error,omitempty"` // then nothing else is known
 	Warnings          []string `json:"warnings"`
 }
 
@@ -281,16 +312,3 @@ func list[T any](s []T) []T {
 
 // defaultSignature is where the signature of a local model lies (OMS §9).
 const defaultSignature = "model.sig"
-
-// keylessVerb stands where the method is left out, which means sigstore in the
-// OMS tools. It says so, instead of signing in another way.
-type keylessVerb struct {
-	Targets []string `arg:"" optional:"" name:"target"`
-}
-
-func (keylessVerb) Run() error {
-	return &hinted{
-		errors.New("no method is named, and keyless signing (sigstore) is not in this version"),
-		"modelsig sign key TARGET --private-key FILE, modelsig verify key TARGET --public-key FILE",
-	}
-}

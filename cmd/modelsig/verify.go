@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/modelsig/modelsig"
 	"github.com/modelsig/modelsig/verify"
@@ -13,7 +14,7 @@ import (
 
 type verifyCmd struct {
 	Key      verifyKeyCmd `cmd:"" help:"Verify with public keys."`
-	Sigstore keylessVerb  `cmd:"" hidden:"" default:"withargs"`
+	Sigstore laterMethods `cmd:"" hidden:"" default:"withargs"`
 
 	verifyFlags
 	modelFlags
@@ -82,7 +83,13 @@ func (v *verifyCmd) run(ctx context.Context, a *app, args []string, policy model
 		IgnorePaths:     v.IgnorePaths,
 		AllowSymlinks:   v.AllowSymlinks,
 	}
-	var answers answers[verifyJSON]
+	if v.MaxReferrers < 0 {
+		return errNegativeReferrers
+	}
+	if a.Format == formatRef && v.Ref == "" && !slices.ContainsFunc(targets, isArtifact) {
+		return errors.New("--format ref prints REPO@DIGEST, and no target has a reference")
+	}
+	answers := answers[verifyJSON]{many: len(targets) > 1}
 	for _, t := range targets {
 		file, result, err := v.one(ctx, a, client, t, policy, options)
 		if err != nil && ctx.Err() != nil {
@@ -137,6 +144,13 @@ func (v *verifyCmd) one(ctx context.Context, a *app, client *modelsig.Client, t 
 			file = t.Path
 		}
 		result, err := client.VerifyManifest(ctx, data, file, policy, o)
+		// The library does not know what the bytes are called.
+		if result != nil {
+			result.Target = t.Path
+		}
+		if denied, ok := errors.AsType[*modelsig.Denial](err); ok {
+			denied.Verification.Target = t.Path
+		}
 		return o.SignatureFile, result, err
 	}
 	result, err := client.VerifyDir(ctx, t.Path, policy, o)
@@ -168,7 +182,7 @@ func told(t modelsig.Target, err error) *modelsig.Verification {
 	if denied, ok := errors.AsType[*modelsig.Denial](err); ok {
 		return denied.Verification
 	}
-	result := &modelsig.Verification{Target: t.Name(), Kind: t.Kind}
+	result := &modelsig.Verification{Target: t.Name(), Kind: kindOf(t)}
 	result.Verdict = verify.Unknown
 	code := verify.CodeUnread
 	if exitCode(err) == exitNo {
@@ -177,6 +191,22 @@ func told(t modelsig.Target, err error) *modelsig.Verification {
 	result.Reasons = []verify.Reason{{Code: code, Message: err.Error()}}
 	return result
 }
+
+// kindOf is the kind as a verification names it, for targets that none began
+// with.
+func kindOf(t modelsig.Target) string {
+	switch {
+	case isArtifact(t) && t.Registry == "":
+		return modelsig.KindLayout
+	case t.Kind == modelsig.KindDir:
+		if info, err := os.Stat(t.Path); err == nil && info.Mode().IsRegular() {
+			return modelsig.KindFile
+		}
+	}
+	return t.Kind
+}
+
+var errNegativeReferrers = errors.New("--max-referrers is negative")
 
 var firstLines = map[string]string{
 	verify.Verified: "Verification succeeded",
@@ -248,11 +278,14 @@ func signerText(s verify.Signer) string {
 		text += fmt.Sprintf(" by %q", s.Identity.Issuer)
 	}
 	text += " (" + s.Kind + " signature"
+	if s.Repository != "" || s.Tag != "" {
+		text += ", signed as"
+	}
 	if s.Repository != "" {
-		text += fmt.Sprintf(", signed as %q", s.Repository)
-		if s.Tag != "" {
-			text += fmt.Sprintf(" tag %q", s.Tag)
-		}
+		text += fmt.Sprintf(" %q", s.Repository)
+	}
+	if s.Tag != "" {
+		text += fmt.Sprintf(" tag %q", s.Tag)
 	}
 	return text + ")"
 }
