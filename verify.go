@@ -145,6 +145,10 @@ func (c *Client) listing(ctx context.Context, model *oci.Model, only string) (*r
 // does not name this very manifest, the file's bytes are hashed.
 func (c *Client) VerifyManifest(ctx context.Context, data []byte, file string, policy Policy, o VerifyOptions) (*Verification, error) {
 	m, err := oci.ParseManifest(data, "")
+	if err != nil && file != "" {
+		// It only looked like one. Hashing the bytes is always safe.
+		return c.VerifyDir(ctx, file, policy, o)
+	}
 	if err != nil {
 		return nil, refusedInput(targetName(file), err)
 	}

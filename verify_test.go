@@ -547,3 +547,26 @@ func TestDigestAndInspect(t *testing.T) {
 		t.Error("no bundle was inspected")
 	}
 }
+
+// A file that is only roughly shaped like a manifest is judged by its bytes.
+func TestAFileThatOnlyLooksLikeAManifest(t *testing.T) {
+	signer, client := newSigner(t), new(modelsig.Client)
+	data := `{"schemaVersion":2,"config":{"mediaType":"a/b","digest":"sha512:` + strings.Repeat("0", 128) + `","size":1},"layers":[]}`
+	file := filepath.Join(t.TempDir(), "sample.json")
+	writeFile(t, file, data)
+	sig, err := client.SignDir(t.Context(), file, signer, modelsig.SignOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	signature := filepath.Join(t.TempDir(), "model.sig")
+	writeFile(t, signature, string(sig.Model.Bundle))
+	options := modelsig.VerifyOptions{SignatureFile: signature}
+	v, err := client.VerifyManifest(t.Context(), []byte(data), file, trusts(signer), options)
+	wantVerified(t, v, err, verify.StrengthFiles, 1)
+	if v, err := client.VerifyManifest(t.Context(), []byte(data), "", trusts(signer), options); err == nil {
+		t.Errorf("named a manifest: %+v", v)
+	}
+	writeFile(t, file, data+" ")
+	v, err = client.VerifyManifest(t.Context(), []byte(data+" "), file, trusts(signer), options)
+	wantNo(t, v, err, modelsig.ErrRefused, verify.CodeFiles)
+}
