@@ -24,8 +24,8 @@ type keyAlgorithm struct {
 
 // algorithmOf returns the algorithm for a key's curve, or a *KeyError.
 //
-// For P-384 and P-521 SHA-256 is accepted beside the curve's own hash, because cosign signs with it by default,
-// whatever the curve. Nothing is confused by that: the verifier's caller gave the key, both hashes are over the same encoding,
+// For P-384 and P-521 SHA-256 is accepted beside the curve's own hash: cosign's verifier expects it by default whatever the curve,
+// so signers that use it exist (ADR 12). Nothing is confused by that: the verifier's caller gave the key, both hashes are over the same encoding,
 // and a bundle has no say in which of the two is tried.
 func algorithmOf(key *ecdsa.PublicKey) (keyAlgorithm, error) {
 	switch key.Curve.Params().Name {
