@@ -59,6 +59,20 @@ func (c *Client) List(ctx context.Context, ref string) (*Listing, error) {
 	return out, nil
 }
 
+// maxShown bounds a bundle that is taken apart only to show it, in bytes: what
+// nobody signed for must not fill the memory.
+const maxShown = 4 << 20
+
+// maxClaim bounds a name that a bundle claims.
+const maxClaim = 256
+
+func clip(s string) string {
+	if len(s) > maxClaim {
+		return s[:maxClaim] + "…"
+	}
+	return s
+}
+
 func attached(c referrers.Candidate) Attached {
 	a := Attached{
 		Digest:        c.Descriptor.Digest.String(),
@@ -79,14 +93,18 @@ func attached(c referrers.Candidate) Attached {
 		return a
 	}
 	a.Size, a.Bundle = int64(len(c.Bundle)), c.Bundle
+	if len(c.Bundle) > maxShown {
+		a.Bundle, a.Problem = nil, "too large to be shown"
+		return a
+	}
 	claims, err := bundle.InsecureClaims(c.Bundle)
 	if err != nil {
 		a.Problem = err.Error()
 		return a
 	}
-	a.Method, a.Signer, a.Issuer = claims.Method, claims.Hint, claims.Issuer
+	a.Method, a.Signer, a.Issuer = claims.Method, clip(claims.Hint), clip(claims.Issuer)
 	if claims.Subject != "" {
-		a.Signer = claims.Subject
+		a.Signer = clip(claims.Subject)
 	}
 	a.Kind = "statement"
 	st, err := manifest.ParseStatement(claims.Payload)

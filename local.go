@@ -187,9 +187,7 @@ func (c *Client) VerifyDir(ctx context.Context, path string, policy Policy, o Ve
 		return nil, refusedInput(path, err)
 	}
 	defer dir.Close()
-	// Nobody has authenticated it yet: it is not read if it is much larger
-	// than what signs the files that are there.
-	data, err := readSignature(o.SignatureFile, referrers.MaxModelBundle+int64(len(local.Files))*maxSignedFile)
+	data, err := readSignature(o.SignatureFile, signatureLimit(len(local.Files)))
 	if err != nil {
 		return nil, err
 	}
@@ -229,6 +227,12 @@ func ReadSignature(path string) ([]byte, error) {
 // 4,096, a digest and their members, in base64.
 const maxSignedFile = 6 << 10
 
+// signatureLimit bounds a signature that nobody has authenticated: it is not
+// read if it is much larger than what signs so many files.
+func signatureLimit(files int) int64 {
+	return referrers.MaxModelBundle + int64(files)*maxSignedFile
+}
+
 func readSignature(path string, limit int64) ([]byte, error) {
 	if path == "" {
 		return nil, errors.New("no signature file is named")
@@ -247,7 +251,7 @@ func WriteSignature(path string, data []byte, force bool) error {
 	case !info.Mode().IsRegular():
 		return fmt.Errorf("write %s: it exists and is not a regular file", path)
 	case !force:
-		old, err := readFile(path, bundle.MaxSize)
+		old, err := readFile(path, int64(len(data))+referrers.MaxModelBundle)
 		if err != nil {
 			return fmt.Errorf("write %s: %w", path, err)
 		}

@@ -100,7 +100,8 @@ func hasScheme(s string) bool {
 // exact shape.
 func localTarget(path string) (Target, error) {
 	t := Target{Kind: KindDir, Path: path}
-	info, err := os.Stat(path)
+	// A link could give a signed file another name: it is hashed.
+	info, err := os.Lstat(path)
 	if err != nil {
 		return Target{}, err
 	}

@@ -31,6 +31,9 @@ func TestParseTarget(t *testing.T) { // rule 3
 	writeFile(t, "list.json", `[`+manifestJSON+`]`)
 	writeFile(t, "large.json", manifestJSON+strings.Repeat(" ", 4<<20))
 	writeFile(t, "empty.json", "")
+	if err := os.Symlink("manifest.json", "link.json"); err != nil {
+		t.Fatal(err)
+	}
 
 	const artifact, local, asManifest = modelsig.KindArtifact, modelsig.KindDir, modelsig.KindManifest
 	for _, tt := range []struct {
@@ -38,6 +41,8 @@ func TestParseTarget(t *testing.T) { // rule 3
 		name     string // reference or path; "": as it was written
 		guessed  bool
 	}{
+		// A link could give a signed file another name (rule 2).
+		{in: "link.json", kind: local},
 		// References.
 		{in: "ghcr.io/acme/other:v1", kind: artifact},
 		{in: "acme/other:v1", kind: artifact}, // the first component is the host

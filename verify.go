@@ -108,7 +108,7 @@ func (c *Client) verifyModel(ctx context.Context, v Verification, model *oci.Mod
 // evidence is the bundle the caller named, or what is attached to the model.
 func (c *Client) evidence(ctx context.Context, model *oci.Model, o VerifyOptions) (verify.Evidence, error) {
 	if o.SignatureFile != "" {
-		data, err := ReadSignature(o.SignatureFile)
+		data, err := readSignature(o.SignatureFile, signatureLimit(len(model.Manifest.Layers)))
 		if err != nil {
 			return verify.Evidence{}, err
 		}
@@ -152,7 +152,7 @@ func (c *Client) VerifyManifest(ctx context.Context, data []byte, file string, p
 	if err != nil {
 		return nil, refusedInput(targetName(file), err)
 	}
-	bundleData, err := ReadSignature(o.SignatureFile)
+	bundleData, err := readSignature(o.SignatureFile, signatureLimit(len(m.Layers)))
 	if err != nil {
 		return nil, err
 	}

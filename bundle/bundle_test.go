@@ -432,8 +432,26 @@ func TestOneBundleManyReaders(t *testing.T) {
 }
 
 // An error is one line of bounded length, whatever is in the bundle (rules 26, 36).
+// The payload is the one long string of a bundle, and lies there as it is: any other would be a copy of what nobody authenticated.
+func TestLongStrings(t *testing.T) {
+	long := strings.Repeat("A", 2<<20)
+	for name, data := range map[string]string{
+		"a hint":           `{"verificationMaterial":{"publicKey":{"hint":"` + long + `"}}}`,
+		"a signature":      `{"dsseEnvelope":{"signatures":[{"sig":"` + long + `"}]}}`,
+		"a payload type":   `{"dsseEnvelope":{"payloadType":"` + long + `"}}`,
+		"a name":           `{"` + long + `":1}`,
+		"a name beside":    `{"dsseEnvelope":{"payload":"AAAA","` + long + `":1}}`,
+		"another payload":  `{"verificationMaterial":{"payload":"` + long + `"}}`,
+		"an escape inside": `{"dsseEnvelope":{"payload":"` + long + `\u0041AAA"}}`,
+	} {
+		if _, err := bundle.Parse([]byte(data)); !errors.Is(err, bundle.ErrMalformed) || !strings.Contains(err.Error(), "a string of 2097") {
+			t.Errorf("%s: %.200v", name, err)
+		}
+	}
+}
+
 func TestErrorsQuoteForeignText(t *testing.T) {
-	hostile := "\x1b[31m\u202e\n" + strings.Repeat("A", 1<<20)
+	hostile := "\x1b[31m\u202e\n" + strings.Repeat("A", 1<<19)
 	member, err := json.Marshal(hostile)
 	if err != nil {
 		t.Fatal(err)

@@ -119,6 +119,9 @@ func decode(data []byte) (wireBundle, error) {
 	if len(data) > MaxSize {
 		return w, fmt.Errorf("%d bytes are more than the limit of %d", len(data), MaxSize)
 	}
+	if err := checkStrings(data); err != nil {
+		return w, err
+	}
 	if err := json.Unmarshal(data, &w, json.RejectUnknownMembers(true)); err != nil {
 		return wireBundle{}, describe(err)
 	}
@@ -126,6 +129,30 @@ func decode(data []byte) (wireBundle, error) {
 		w.Envelope.Payload.settle(data)
 	}
 	return w, w.check()
+}
+
+// maxString bounds every string but the payload, in bytes of JSON: the longest honest one is a log entry's body. The payload may be
+// longer, where it is base64 as it stands: unescaping it would be a second copy of what nobody authenticated.
+const maxString = 1 << 20
+
+// checkStrings refuses long strings before any is decoded. It leaves all else to the parser.
+func checkStrings(data []byte) error {
+	dec := jsontext.NewDecoder(bytes.NewBuffer(data))
+	for {
+		if dec.PeekKind() != '"' {
+			if _, err := dec.ReadToken(); err != nil {
+				return nil // the end, or what the parser will say
+			}
+			continue
+		}
+		v, err := dec.ReadValue()
+		if err != nil {
+			return nil
+		}
+		if len(v) > maxString && (dec.StackPointer() != "/dsseEnvelope/payload" || bytes.IndexByte(v, '\\') >= 0) {
+			return fmt.Errorf("a string of %d bytes that is no plain payload, more than %d", len(v), maxString)
+		}
+	}
 }
 
 // describe says where in the JSON an error is, in words of this package and of bounded length.

@@ -39,9 +39,9 @@ type File struct {
 	Open func() (io.ReadCloser, error)
 
 	// Problem is why this is no file of a model: a link, a special file, a
-	// name that [CheckName] refuses. nil for every other; only [Dir.All] lists
-	// such.
-	Problem *ThreatError
+	// name that [CheckName] refuses, each a [*ThreatError], or a folder that
+	// cannot be read. nil for every other; only [Dir.All] lists such.
+	Problem error
 }
 
 // A Dir is a local model, a folder or a single file, reached by handle: no
@@ -260,7 +260,12 @@ const batch = 1024
 func (w *walk) folder(ctx context.Context, folder string) error {
 	f, err := w.dir.root.OpenFile(folder, os.O_RDONLY|nonblock, 0)
 	if err != nil {
-		return fmt.Errorf("open folder %s: %w", quote(folder), bare(err))
+		err = fmt.Errorf("open folder %s: %w", quote(folder), bare(err))
+		if w.all && folder != "." {
+			w.files = append(w.files, File{Name: folder, Problem: err})
+			return nil // whether it matters depends on what is ignored
+		}
+		return err
 	}
 	defer f.Close()
 	for {

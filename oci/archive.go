@@ -48,12 +48,21 @@ func openArchive(file string) (*archive, error) {
 		if n >= maxArchiveEntries {
 			return nil, fmt.Errorf("read archive: more than %d entries", maxArchiveEntries)
 		}
-		if header.Typeflag != tar.TypeReg {
-			continue // folders; links lead nowhere here
+		if header.Typeflag == tar.TypeXGlobalHeader {
+			if _, ok := header.PAXRecords["path"]; ok {
+				return nil, refuse("global-path", "archive", "a global header names what follows: readers differ (T06)")
+			}
+			continue
 		}
-		name := path.Clean(header.Name)
+		name := path.Clean("/" + header.Name)[1:]
 		if !isLayoutFile(name) {
+			if header.Typeflag != tar.TypeDir && isLayoutFolder(name) {
+				return nil, refuse("special-file", name, "it stands where the layout has a folder (T02)")
+			}
 			continue // names are the archive's own, and could be long
+		}
+		if header.Typeflag != tar.TypeReg || name != path.Clean(header.Name) {
+			return nil, refuse("special-file", name, "it is not a regular file, or has an absolute name: readers differ (T01, T02)")
 		}
 		if _, ok := a.entries[name]; ok {
 			return nil, refuse("duplicate-entry", name, "the archive has two entries with this name")
@@ -75,6 +84,11 @@ func isLayoutFile(name string) bool {
 	}
 	encoded, ok := strings.CutPrefix(name, ocispec.ImageBlobsDir+"/sha256/")
 	return ok && digest.NewDigestFromEncoded(digest.SHA256, encoded).Validate() == nil
+}
+
+// isLayoutFolder reports whether name is a folder that files of a layout are in.
+func isLayoutFolder(name string) bool {
+	return name == "" || name == ocispec.ImageBlobsDir || name == ocispec.ImageBlobsDir+"/sha256"
 }
 
 func (a *archive) open(name string) (io.ReadCloser, error) {

@@ -127,7 +127,7 @@ func (m *Manifest) Files(o FilesOptions) (*Files, error) {
 // before anything that a caller may allow, or that has no mapping, ends the
 // reading: a hostile name must not hide behind a harmless oddity.
 func (m *Manifest) checkNames() error {
-	titles := map[string]ocispec.Descriptor{}
+	titles, paths := map[string]ocispec.Descriptor{}, map[string]ocispec.Descriptor{}
 	for i, desc := range append([]ocispec.Descriptor{m.Config}, m.Layers...) {
 		for _, key := range []string{annotationTitle, annotationFilepath, annotationLegacyFilepath} {
 			name, ok := desc.Annotations[key]
@@ -139,16 +139,43 @@ func (m *Manifest) checkNames() error {
 			}
 		}
 		title, ok := desc.Annotations[annotationTitle]
-		if !ok || i > 0 && m.isImageLayer(desc) {
+		if path, named := filePath(desc); !ok && named && !isPackedType(desc.MediaType) {
+			if err := unique(paths, path, desc); err != nil {
+				return err
+			}
+		}
+		if !ok || i > 0 && m.isImage() && isImageLayerType(desc.MediaType) {
 			continue // tools that read images take no file name from a title
 		}
-		if before, ok := titles[title]; ok && (before.Digest != desc.Digest || before.Size != desc.Size) {
-			return refuse("duplicate-name", title, "two layers with different content have this name")
+		if err := unique(titles, title, desc); err != nil {
+			return err
 		}
-		titles[title] = desc
 	}
-	_, err := manifest.CheckNames(sortedKeys(titles), manifest.Threats())
-	return err
+	for _, names := range []map[string]ocispec.Descriptor{titles, paths} {
+		if _, err := manifest.CheckNames(sortedKeys(names), manifest.Threats()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unique adds a name, which may be there already for the same content only.
+func unique(names map[string]ocispec.Descriptor, name string, desc ocispec.Descriptor) error {
+	if before, ok := names[name]; ok && (before.Digest != desc.Digest || before.Size != desc.Size) {
+		return refuse("duplicate-name", name, "two layers with different content have this name")
+	}
+	names[name] = desc
+	return nil
+}
+
+// filePath is the path of a layer, by the annotation that is not the title.
+func filePath(desc ocispec.Descriptor) (string, bool) {
+	for _, key := range []string{annotationFilepath, annotationLegacyFilepath} {
+		if path, ok := desc.Annotations[key]; ok {
+			return path, true
+		}
+	}
+	return "", false
 }
 
 // unmapped says why the layers are not raw and named, if so. One layer that a
@@ -202,8 +229,11 @@ func isPackedType(mediaType string) bool {
 // isImageLayer reports whether a layer is one of a container image: a tar,
 // whatever it is titled.
 func (m *Manifest) isImageLayer(layer ocispec.Descriptor) bool {
-	image := m.Config.MediaType == ocispec.MediaTypeImageConfig || m.Config.MediaType == "application/vnd.docker.container.image.v1+json"
-	return image && isImageLayerType(layer.MediaType) || hasPrefixKey(layer.Annotations, annotationOlot)
+	return m.isImage() && isImageLayerType(layer.MediaType) || hasPrefixKey(layer.Annotations, annotationOlot)
+}
+
+func (m *Manifest) isImage() bool {
+	return m.Config.MediaType == ocispec.MediaTypeImageConfig || m.Config.MediaType == "application/vnd.docker.container.image.v1+json"
 }
 
 func isImageLayerType(mediaType string) bool {
@@ -298,10 +328,8 @@ func fileName(desc ocispec.Descriptor, pathAnnotation string) (string, bool) {
 	if !titled || pathAnnotation != PathFilepath {
 		return title, titled
 	}
-	for _, key := range []string{annotationFilepath, annotationLegacyFilepath} {
-		if path, ok := desc.Annotations[key]; ok {
-			return path, true
-		}
+	if path, ok := filePath(desc); ok {
+		return path, true
 	}
 	return title, true
 }
@@ -384,7 +412,7 @@ func (m *Manifest) uncovered(files *Files, covered []digest.Digest) []string {
 		case ok:
 			what += " " + quote(name)
 		case slices.Contains(covered, layer.Digest):
-			continue // what consumers do not write, and a statement lists
+			// Consumers do not write it, and a statement lists it.
 		default:
 			add("%s: no name", what)
 		}

@@ -144,6 +144,10 @@ func TestFilesRefusesBehindOddities(t *testing.T) {
 		{"the other path of a layer", manifestOf(withAnnotation(a, filepathKey, "../b")), "name-parent"},
 		{"the only path of a layer", manifestOf(strings.Replace(layer("../b", "aaa"), "org.opencontainers.image.title", filepathKey, 1)), "name-parent"},
 		{"one name for two layers", manifestOf(untitled(layer("x", "b")), a, layer("a.bin", "other")), "duplicate-name"},
+		{"one path for two layers", manifestOf(
+			strings.Replace(layer("a.bin", "a"), "org.opencontainers.image.title", filepathKey, 1),
+			strings.Replace(layer("a.bin", "b"), "org.opencontainers.image.title", filepathKey, 1)), "duplicate-name"},
+		{"one name, and a hint that the layer is a tar", manifestOf(a, withAnnotation(layer("a.bin", "other"), "olot.layer.content.type", "file")), "duplicate-name"},
 		{"a file and a folder", manifestOf(untitled(layer("x", "b")), a, layer("a.bin/b", "other")), "file-and-folder"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -583,6 +583,40 @@ func TestOpenArchiveRefuses(t *testing.T) {
 	}
 }
 
+// Entries that other readers of tar take for a file of the layout (T01, T02, T06).
+func TestOpenArchiveWithTwoReadings(t *testing.T) {
+	dir, _ := newLayout(t)
+	good, err := os.ReadFile(tarOf(t, dir, nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	good = bytes.TrimRight(good, "\x00")
+	good = append(good, make([]byte, (512-len(good)%512)%512)...)
+	for name, header := range map[string]*tar.Header{
+		"a hard link":     {Name: "index.json", Typeflag: tar.TypeLink, Linkname: "other.json"},
+		"a symlink":       {Name: "./index.json", Typeflag: tar.TypeSymlink, Linkname: "other.json"},
+		"an absolute one": {Name: "/oci-layout", Typeflag: tar.TypeReg},
+		"a folder's link": {Name: "blobs/sha256", Typeflag: tar.TypeSymlink, Linkname: "/tmp"},
+		"a global path":   {Typeflag: tar.TypeXGlobalHeader, PAXRecords: map[string]string{"path": "index.json"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var more bytes.Buffer
+			w := tar.NewWriter(&more)
+			if err := w.WriteHeader(header); err != nil {
+				t.Fatal(err)
+			}
+			if err := w.Close(); err != nil {
+				t.Fatal(err)
+			}
+			file := writeConfig(t, filepath.Join(t.TempDir(), "m.tar"), string(good)+more.String())
+			_, err := open(t, "oci-archive:"+file+":v1")
+			if _, ok := errors.AsType[*manifest.ThreatError](err); !ok {
+				t.Errorf("error %v", err)
+			}
+		})
+	}
+}
+
 func FuzzLayoutIndex(f *testing.F) {
 	dir, model := newLayout(f)
 	index, err := os.ReadFile(filepath.Join(dir, "index.json"))

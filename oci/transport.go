@@ -33,6 +33,8 @@ const (
 	// answers included; maxTries how often it is sent.
 	retryBudget = 60 * time.Second
 	maxTries    = 100
+	// smallBody is a body that takes no time to send: manifests, bundles.
+	smallBody = 1 << 20
 	// throttleDelay is the first wait after 429 and 503 without Retry-After;
 	// it doubles.
 	throttleDelay = time.Second
@@ -130,7 +132,7 @@ func (t *retryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 			t.setTired(req.URL.Host, false)
 		}
 		spent := waited
-		if !hasBody { // an upload may take its time
+		if !hasBody || req.ContentLength <= smallBody { // a large upload may take its time
 			spent = time.Since(start)
 		}
 		// No sum: a date may be at the end of time.
@@ -348,7 +350,7 @@ type responseBody struct {
 
 // minProgress is what must come within one stall timeout: a byte now and then
 // would keep us for years.
-const minProgress = 1 << 10
+const minProgress = 16 << 10
 
 func (b *responseBody) Read(p []byte) (int, error) {
 	phase := "reading the answer"

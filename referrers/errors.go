@@ -178,7 +178,7 @@ func readBlob(r io.Reader, desc ocispec.Descriptor) ([]byte, error) {
 		return nil, err
 	}
 	if int64(len(data)) > desc.Size {
-		return nil, fmt.Errorf("%w: more than its %d bytes", ErrMalformed, desc.Size)
+		return nil, fmt.Errorf("%w: more than its %d bytes came", ErrUnread, desc.Size)
 	}
 	if err := checkContent(data, desc); err != nil {
 		return nil, err
@@ -216,6 +216,7 @@ func checkContent(data []byte, desc ocispec.Descriptor) error {
 	case int64(len(data)) < desc.Size:
 		return fmt.Errorf("%w: ended after %d of %d bytes", ErrUnread, len(data), desc.Size)
 	default:
-		return fmt.Errorf("%w: %d bytes came whose digest is %s", ErrMalformed, len(data), got)
+		// These are not the bytes of the referrer: what it says is not known.
+		return fmt.Errorf("%w: %d bytes came whose digest is %s", ErrUnread, len(data), got)
 	}
 }

@@ -54,6 +54,7 @@ func (l *layout) list(ctx context.Context, subject ocispec.Descriptor, limits Li
 	// The first fault stands for all: there may be one for every entry.
 	var fault error
 	seen := map[digest.Digest]bool{}
+	var tagged digest.Digest // what the fallback tag names
 	var read int64
 	for i, raw := range entries {
 		if i == limits.Entries {
@@ -61,13 +62,22 @@ func (l *layout) list(ctx context.Context, subject ocispec.Descriptor, limits Li
 			break
 		}
 		r := newReferrer(raw, sourceLayout)
+		if errors.Is(r.bad, ErrUnread) {
+			fault = cmp.Or(fault, fmt.Errorf("%s: %w", sourceLayout, r.bad))
+		}
 		if r.bad != nil || r.Descriptor.Digest == subject.Digest {
 			continue // an entry that cannot be read refers to nothing
 		}
 		if r.Descriptor.Annotations[ocispec.AnnotationRefName] == fallbackTag(subject.Digest) {
-			tag := &pages{source: "tag " + fallbackTag(subject.Digest), limits: limits}
-			fault = cmp.Or(fault, tag.fault(l.readIndex(ctx, r.Descriptor, tag)))
-			found = append(found, tag.referrers...)
+			switch {
+			case tagged == "":
+				tagged = r.Descriptor.Digest
+				tag := &pages{source: "tag " + fallbackTag(subject.Digest), limits: limits}
+				fault = cmp.Or(fault, tag.fault(l.readIndex(ctx, r.Descriptor, tag)))
+				found = append(found, tag.referrers...)
+			case tagged != r.Descriptor.Digest:
+				fault = cmp.Or(fault, fmt.Errorf("%s: two entries have the tag %s", sourceLayout, fallbackTag(subject.Digest)))
+			}
 			continue
 		}
 		if seen[r.Descriptor.Digest] {
@@ -87,7 +97,9 @@ func (l *layout) list(ctx context.Context, subject ocispec.Descriptor, limits Li
 			continue
 		}
 		var m struct {
-			Subject ocispec.Descriptor `json:"subject"`
+			Subject struct {
+				Digest digest.Digest `json:"digest"`
+			} `json:"subject"`
 		}
 		if err != nil || unmarshal(data, &m) != nil {
 			continue // read, and no manifest

@@ -194,6 +194,14 @@ func TestAFallbackIndexInALayoutIsRead(t *testing.T) {
 	if got := read(t.Context(), listing); len(got) != 1 || got[0].Err != nil || listing.Incomplete != nil {
 		t.Errorf("candidates %v, incomplete %v", got, listing.Incomplete)
 	}
+	// Named again it is read once; another one is a contradiction.
+	l.fetched = 0
+	for range 1000 {
+		l.entries = append(l.entries, l.entries[0])
+	}
+	if listing := list(t, store, readSubject, referrers.Limits{}); listing.Incomplete != nil || l.fetched > 3 {
+		t.Errorf("named often: incomplete %v, %d blobs read", listing.Incomplete, l.fetched)
+	}
 	l.put(ocispec.MediaTypeImageManifest, `{}`, refName)
 	if listing := list(t, store, readSubject, referrers.Limits{}); listing.Incomplete == nil {
 		t.Error("a fallback tag that is no index makes a complete listing")

@@ -103,17 +103,23 @@ func arrange(found []Referrer, first func(string) bool) []Referrer {
 // class is 0 for what is read first.
 func class(r Referrer, first func(string) bool) int {
 	predicateType, claimed := r.Descriptor.Annotations[AnnotationPredicateType]
-	switch t := r.Descriptor.ArtifactType; {
+	switch {
 	case r.bad != nil:
 		return 3
 	case claimed && first != nil && first(predicateType):
 		return 0
-	// Some registries and clients list the config's media type, or nothing.
-	case t == "", t == ocispec.MediaTypeEmptyJSON, strings.HasPrefix(t, bundlePrefix):
+	case mayBeBundle(r):
 		return 1
 	default:
 		return 2
 	}
+}
+
+// mayBeBundle reports whether an entry does not say that it is something else.
+// Some registries and clients list the config's media type, or nothing.
+func mayBeBundle(r Referrer) bool {
+	t := r.Descriptor.ArtifactType
+	return t == "" || t == ocispec.MediaTypeEmptyJSON || strings.HasPrefix(t, bundlePrefix)
 }
 
 // claimedSize orders entries without a sensible size last.

@@ -251,6 +251,26 @@ func TestAnEmptyAPIAnswerIsJoinedWithTheTag(t *testing.T) {
 	}
 }
 
+// What an API lists of others does not hide what lies under the tag.
+func TestAnAPIWithoutBundlesIsJoinedWithTheTag(t *testing.T) {
+	tap := &tap{next: modes[0].handler()}
+	sbom := entry(ocispec.Descriptor{MediaType: "a/b", Digest: digest.FromString("sbom"), Size: 1}, "application/spdx+json", "")
+	tap.fault = func(w http.ResponseWriter, r *http.Request) bool {
+		if kind(r) != "GET referrers" {
+			return false
+		}
+		answer(w, 200, ocispec.MediaTypeImageIndex, indexOf(sbom))
+		return true
+	}
+	repo := serve(t, tap)
+	subject := pushSubject(t, repo)
+	pushManifest(t, repo, ocispec.MediaTypeImageIndex, indexOf(entry(ocispec.Descriptor{MediaType: "a/b", Digest: digest.FromString("x"), Size: 1}, "", "")), tagOf(subject))
+	listing := list(t, referrers.InRepository(repo), subject, referrers.Limits{})
+	if len(listing.Referrers) != 2 || listing.Incomplete != nil {
+		t.Errorf("%d referrers, incomplete %v", len(listing.Referrers), listing.Incomplete)
+	}
+}
+
 func TestAListThatIsCutStillNamesWhatCameBefore(t *testing.T) {
 	a := entry(ocispec.Descriptor{MediaType: "a/b", Digest: digest.FromString("a"), Size: 1}, "", "")
 	b := entry(ocispec.Descriptor{MediaType: "a/b", Digest: digest.FromString("b"), Size: 1}, "", "")

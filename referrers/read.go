@@ -2,6 +2,7 @@ package referrers
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"slices"
@@ -83,6 +84,9 @@ func (l *Listing) read(ctx context.Context, r Referrer, left *int64) Candidate {
 
 func (l *Listing) fill(ctx context.Context, c *Candidate, left *int64) error {
 	if c.bad != nil {
+		if errors.Is(c.bad, ErrUnread) {
+			return c.bad
+		}
 		return fmt.Errorf("%w: %w", ErrMalformed, c.bad)
 	}
 	if *left <= 0 {

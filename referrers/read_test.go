@@ -131,7 +131,7 @@ func TestAReferrerThatIsWrongInOneWayIsNotABundle(t *testing.T) {
 		{"a layer of negative size (M03)", replace(`"size":61`, `"size":-61`), referrers.ErrMalformed},
 		{"an empty layer", replace(`"size":61`, `"size":0`), referrers.ErrMalformed},
 		{"a size that is a string", replace(`"size":61`, `"size":"61"`), referrers.ErrMalformed},
-		{"a layer smaller than its bytes (M03)", replace(`"size":61`, `"size":60`), referrers.ErrMalformed},
+		{"a layer smaller than its bytes (M03)", replace(`"size":61`, `"size":60`), referrers.ErrUnread},
 		{"a layer larger than its bytes (M03)", replace(`"size":61`, `"size":62`), referrers.ErrMalformed},
 		{"inlined bytes of another bundle (M04)", inlined(strings.Replace(bundleJSON, "3", "4", 1)), referrers.ErrMalformed},
 		{"inlined bytes and more (M04)", inlined(bundleJSON + " "), referrers.ErrMalformed},
@@ -265,8 +265,8 @@ func TestFetchingAReferrerFails(t *testing.T) {
 			answer(w, 200, "", body[:len(body)/2])
 			w.(http.Flusher).Flush()
 		}, referrers.ErrUnread},
-		{"other bytes (M13)", func(w http.ResponseWriter, body string) { answer(w, 200, "", strings.Replace(body, "3", "4", 1)) }, referrers.ErrMalformed},
-		{"a byte more", func(w http.ResponseWriter, body string) { answer(w, 200, "", body+" ") }, referrers.ErrMalformed},
+		{"other bytes (M13)", func(w http.ResponseWriter, body string) { answer(w, 200, "", strings.Replace(body, "3", "4", 1)) }, referrers.ErrUnread},
+		{"a byte more", func(w http.ResponseWriter, body string) { answer(w, 200, "", body+" ") }, referrers.ErrUnread},
 	} {
 		for step, d := range steps {
 			t.Run(step+" "+tt.name, func(t *testing.T) {

@@ -226,7 +226,7 @@ const maxEntry = 64 << 10
 func newReferrer(raw []byte, source string) Referrer {
 	r := Referrer{Raw: raw, Source: source}
 	if len(raw) > maxEntry {
-		r.bad = fmt.Errorf("entry of %d bytes, more than %d", len(raw), maxEntry)
+		r.bad = fmt.Errorf("%w: entry of %d bytes, more than %d", ErrUnread, len(raw), maxEntry)
 		return r
 	}
 	var desc ocispec.Descriptor

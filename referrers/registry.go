@@ -197,11 +197,12 @@ func both(a, b error) error {
 func (r *registry) list(ctx context.Context, subject ocispec.Descriptor, l Limits) ([]Referrer, error) {
 	api := &pages{source: sourceAPI, limits: l}
 	apiErr := r.readAPI(ctx, subject.Digest, api)
-	if apiErr == nil && len(api.referrers) > 0 || ctx.Err() != nil {
+	if apiErr == nil && slices.ContainsFunc(api.referrers, mayBeBundle) || ctx.Err() != nil {
 		return api.referrers, api.fault(apiErr)
 	}
-	// An empty list may come from a registry that knows the route but does
-	// not keep referrers; then clients write the tag.
+	// A list without bundles may come from a registry that knows the route but
+	// does not keep referrers, or did not when they were attached; then clients
+	// wrote the tag.
 	tag := &pages{source: "tag " + fallbackTag(subject.Digest), limits: l}
 	_, tagErr := r.readTag(ctx, subject.Digest, tag)
 

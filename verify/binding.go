@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"unicode/utf8"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -158,8 +159,14 @@ func ArtifactStatement(d ocispec.Descriptor, root, repository, tag string, extra
 		return nil
 	}
 	for name, value := range extra {
-		if name == "" || strings.HasPrefix(strings.ToLower(name), "modelsig.") {
+		if name == "" || strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r > '~' }) {
+			return nil, fmt.Errorf("annotation %q: the name is not printable ASCII without spaces", name)
+		}
+		if strings.HasPrefix(strings.ToLower(name), "modelsig.") {
 			return nil, fmt.Errorf("annotation %q: the name is reserved", name)
+		}
+		if !utf8.ValidString(value) {
+			return nil, fmt.Errorf("annotation %q: the value is not UTF-8", name)
 		}
 		if err := set(name, value); err != nil {
 			return nil, err

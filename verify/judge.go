@@ -442,6 +442,8 @@ func (j *judge) compareLocal(ctx context.Context, listed []manifest.Resource, re
 			if _, done := j.hashed[f.Name]; !done {
 				toHash = append(toHash, f)
 			}
+		case f.Problem != nil && below(want, f.Name):
+			return f.Problem
 		case j.ignores(f.Name, recorded):
 			ignored = append(ignored, f.Name)
 		case f.Problem != nil: // no file at all: no flag for files excuses it
@@ -483,6 +485,16 @@ func (j *judge) compareLocal(ctx context.Context, listed []manifest.Resource, re
 		j.warn("not signed: " + quoteNames(extra))
 	}
 	return nil
+}
+
+// below reports whether a file below a folder is listed.
+func below(want map[string]manifest.Resource, folder string) bool {
+	for name := range want {
+		if strings.HasPrefix(name, folder+"/") {
+			return true
+		}
+	}
+	return false
 }
 
 // ignores reports whether a file that is not listed may be there.

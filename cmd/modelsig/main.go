@@ -100,9 +100,6 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	defer a.close()
-	if err := a.setUp(); err != nil {
-		return a.fail(ctx, err)
-	}
 	if c.Format == formatRef && !slices.Contains([]string{"sign", "verify", "push", "list", "digest"}, strings.Fields(kctx.Command())[0]) {
 		return a.fail(ctx, errors.New("--format ref prints REPO@DIGEST, and this command has none"))
 	}
@@ -113,7 +110,12 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
 		defer cancel()
 	}
 	kctx.BindTo(work, (*context.Context)(nil))
-	return a.fail(ctx, await(work, func() error { return kctx.Run(a) }))
+	return a.fail(ctx, await(work, func() error {
+		if err := a.setUp(); err != nil {
+			return err
+		}
+		return kctx.Run(a)
+	}))
 }
 
 // await runs a command, and does not wait for it longer than ctx: opening a
