@@ -215,12 +215,19 @@ func (m *Manifest) unmapped() error {
 // decompresses such layers. The image spec's own types are not here: oras
 // gives them to raw files (M06).
 func isPackedType(mediaType string) bool {
+	return isPackerType(mediaType) &&
+		(strings.Contains(mediaType, ".tar") || strings.HasSuffix(mediaType, "+gzip") || strings.HasSuffix(mediaType, "+zstd"))
+}
+
+// isPackerType reports whether a type is of a packer whose consumers do not go
+// by titles.
+func isPackerType(mediaType string) bool {
 	for _, prefix := range []string{
 		"application/vnd.cncf.model.", "application/vnd.cnai.model.",
 		"application/vnd.kitops.modelkit.", "application/vnd.docker.ai.",
 	} {
 		if strings.HasPrefix(mediaType, prefix) {
-			return strings.Contains(mediaType, ".tar") || strings.HasSuffix(mediaType, "+gzip") || strings.HasSuffix(mediaType, "+zstd")
+			return true
 		}
 	}
 	return false
@@ -375,6 +382,9 @@ func (m *Manifest) uncovered(files *Files, covered []digest.Digest) []string {
 		if key != ocispec.AnnotationCreated {
 			add("annotation %s", quote(key))
 		}
+	}
+	if isPackerType(m.ArtifactType) {
+		add("artifactType %s", quote(m.ArtifactType)) // other consumers read such an artifact
 	}
 	if m.Subject != nil {
 		add("subject %s", m.Subject.Digest)

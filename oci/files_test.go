@@ -272,6 +272,7 @@ func TestFilesUncovered(t *testing.T) {
 		{"a manifest annotation", strings.Replace(manifestOf(a), `{"org.opencontainers.image.created"`, `{"k":"v","org.opencontainers.image.created"`, 1), `annotation "k"`},
 		{"a layer annotation", manifestOf(withAnnotation(a, "k", "v")), `layers[0] "a.bin": annotation "k"`},
 		{"unpack", manifestOf(withAnnotation(a, unpackKey, "false")), "annotation"},
+		{"a type whose consumers read paths", strings.Replace(manifestOf(a), "application/vnd.unknown.artifact.v1", "application/vnd.cncf.model.manifest.v1+json", 1), "artifactType"},
 		{"a subject", top(`"subject":{"mediaType":"` + typeManifest + `","digest":"` + digest + `","size":1}`), "subject"},
 		{"an unknown member", top(`"x-run":"y"`), `member "x-run"`},
 		{"an unknown member of a layer", manifestOf(withMember(a, `"from":"y"`)), `member "layers[0].from"`},

@@ -38,7 +38,7 @@ const (
 	// maxSettle keeps one request that hung from costing minutes.
 	maxSettle = 5 * time.Second
 	// settleJitter keeps writers that started together from staying so.
-	settleJitter = 25 * time.Millisecond
+	settleJitter = 10 * time.Millisecond
 
 	// staleAfter is when what was read is read again before it is written
 	// back: other writers look a second time after minSettle.
