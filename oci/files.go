@@ -144,8 +144,8 @@ func (m *Manifest) checkNames() error {
 				return err
 			}
 		}
-		if !ok || i > 0 && m.isImage() && isImageLayerType(desc.MediaType) {
-			continue // tools that read images take no file name from a title
+		if !ok || i > 0 && m.isImage() && isImageLayerType(desc.MediaType) && hasPrefixKey(desc.Annotations, annotationOlot) {
+			continue // a model car: its titles are base names, and may repeat
 		}
 		if err := unique(titles, title, desc); err != nil {
 			return err

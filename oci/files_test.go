@@ -144,6 +144,7 @@ func TestFilesRefusesBehindOddities(t *testing.T) {
 		{"the other path of a layer", manifestOf(withAnnotation(a, filepathKey, "../b")), "name-parent"},
 		{"the only path of a layer", manifestOf(strings.Replace(layer("../b", "aaa"), "org.opencontainers.image.title", filepathKey, 1)), "name-parent"},
 		{"one name for two layers", manifestOf(untitled(layer("x", "b")), a, layer("a.bin", "other")), "duplicate-name"},
+		{"one name for two layers of an image", withConfig(manifestOf(a, layer("a.bin", "other")), image), "duplicate-name"},
 		{"one path for two layers", manifestOf(
 			strings.Replace(layer("a.bin", "a"), "org.opencontainers.image.title", filepathKey, 1),
 			strings.Replace(layer("a.bin", "b"), "org.opencontainers.image.title", filepathKey, 1)), "duplicate-name"},
@@ -154,6 +155,18 @@ func TestFilesRefusesBehindOddities(t *testing.T) {
 			_, err := parse(t, test.data).Files(oci.FilesOptions{})
 			wantThreat(t, err, test.code)
 		})
+	}
+}
+
+// Titles of a model car are base names: two of them may be the same.
+func TestFilesOfAModelCar(t *testing.T) {
+	image := `{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"` + digest + `","size":9}`
+	car := func(content string) string {
+		return withAnnotation(layer("config.json", content), "olot.layer.content.type", "file")
+	}
+	_, err := parse(t, withConfig(manifestOf(car("a"), car("b")), image)).Files(oci.FilesOptions{})
+	if !errors.Is(err, oci.ErrUnmapped) {
+		t.Errorf("error %v", err)
 	}
 }
 
