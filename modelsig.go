@@ -162,6 +162,10 @@ func (c *Client) open(ctx context.Context, ref string) (*oci.Model, error) {
 	if err != nil {
 		return nil, err
 	}
+	return c.openReference(ctx, r)
+}
+
+func (c *Client) openReference(ctx context.Context, r oci.Reference) (*oci.Model, error) {
 	client, err := c.registry()
 	if err != nil {
 		return nil, err

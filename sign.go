@@ -113,11 +113,7 @@ func (c *Client) Sign(ctx context.Context, ref string, signer Signer, o SignOpti
 	if o.RequireDigest && r.Digest == "" {
 		return nil, fmt.Errorf("sign %s: a digest is required (REPO@sha256:…)", r)
 	}
-	client, err := c.registry()
-	if err != nil {
-		return nil, err
-	}
-	model, err := client.Open(ctx, r)
+	model, err := c.openReference(ctx, r)
 	if err != nil {
 		return nil, err
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -373,16 +372,7 @@ func TestHostileArtifactsAreNotSigned(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			payload, err := st.Marshal()
-			if err != nil {
-				t.Fatal(err)
-			}
-			signed, err := signer.Sign(t.Context(), payload)
-			if err != nil {
-				t.Fatal(err)
-			}
-			file := filepath.Join(t.TempDir(), "bundle.json")
-			writeFile(t, file, string(signed[0].JSON()))
+			file := signedFile(t, signer, st)
 			v, err := client.Verify(t.Context(), ref, trusts(signer), modelsig.VerifyOptions{SignatureFile: file, Allow: manifest.Threats()})
 			wantNo(t, v, err, modelsig.ErrRefused, tt.code)
 		})

@@ -430,17 +430,7 @@ func TestStatementsThatOtherToolsMakeFromAManifest(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		payload, err := st.Marshal()
-		if err != nil {
-			t.Fatal(err)
-		}
-		bundles, err := signer.Sign(t.Context(), payload)
-		if err != nil {
-			t.Fatal(err)
-		}
-		file := filepath.Join(t.TempDir(), "model.sig")
-		writeFile(t, file, string(bundles[0].JSON()))
-		return file
+		return signedFile(t, signer, st)
 	}
 	all := modelsig.VerifyOptions{SignatureFile: sign(resources...)}
 	v, err := client.VerifyManifest(t.Context(), []byte(mustJSON(t, m)), "", lenient(signer), all)
@@ -569,4 +559,20 @@ func TestAFileThatOnlyLooksLikeAManifest(t *testing.T) {
 	writeFile(t, file, data+" ")
 	v, err = client.VerifyManifest(t.Context(), []byte(data+" "), file, trusts(signer), options)
 	wantNo(t, v, err, modelsig.ErrRefused, verify.CodeFiles)
+}
+
+// signedFile signs a statement and puts the bundle into a file.
+func signedFile(t *testing.T, signer modelsig.Signer, st *manifest.Statement) string {
+	t.Helper()
+	payload, err := st.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	bundles, err := signer.Sign(t.Context(), payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "model.sig")
+	writeFile(t, file, string(bundles[0].JSON()))
+	return file
 }

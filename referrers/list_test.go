@@ -233,41 +233,34 @@ func TestNothingAttachedIsKnownForCertain(t *testing.T) {
 }
 
 // Some registries keep referrers in the tag and answer an empty list.
-func TestAnEmptyAPIAnswerIsJoinedWithTheTag(t *testing.T) {
-	tap := &tap{next: modes[0].handler()}
-	tap.fault = func(w http.ResponseWriter, r *http.Request) bool {
-		if kind(r) != "GET referrers" {
-			return false
-		}
-		answer(w, 200, ocispec.MediaTypeImageIndex, indexOf())
-		return true
-	}
-	repo := serve(t, tap)
-	subject := pushSubject(t, repo)
-	pushManifest(t, repo, ocispec.MediaTypeImageIndex, indexOf(entry(ocispec.Descriptor{MediaType: "a/b", Digest: digest.FromString("x"), Size: 1}, "", "")), tagOf(subject))
-	listing := list(t, referrers.InRepository(repo), subject, referrers.Limits{})
-	if len(listing.Referrers) != 1 || listing.Incomplete != nil {
-		t.Errorf("%d referrers, incomplete %v", len(listing.Referrers), listing.Incomplete)
-	}
-}
-
-// What an API lists of others does not hide what lies under the tag.
+// Neither an empty answer of the API nor what it lists of others hides what
+// lies under the tag.
 func TestAnAPIWithoutBundlesIsJoinedWithTheTag(t *testing.T) {
-	tap := &tap{next: modes[0].handler()}
 	sbom := entry(ocispec.Descriptor{MediaType: "a/b", Digest: digest.FromString("sbom"), Size: 1}, "application/spdx+json", "")
-	tap.fault = func(w http.ResponseWriter, r *http.Request) bool {
-		if kind(r) != "GET referrers" {
-			return false
-		}
-		answer(w, 200, ocispec.MediaTypeImageIndex, indexOf(sbom))
-		return true
-	}
-	repo := serve(t, tap)
-	subject := pushSubject(t, repo)
-	pushManifest(t, repo, ocispec.MediaTypeImageIndex, indexOf(entry(ocispec.Descriptor{MediaType: "a/b", Digest: digest.FromString("x"), Size: 1}, "", "")), tagOf(subject))
-	listing := list(t, referrers.InRepository(repo), subject, referrers.Limits{})
-	if len(listing.Referrers) != 2 || listing.Incomplete != nil {
-		t.Errorf("%d referrers, incomplete %v", len(listing.Referrers), listing.Incomplete)
+	for name, tt := range map[string]struct {
+		listed string
+		want   int
+	}{
+		"an empty list": {indexOf(), 1},
+		"an SBOM":       {indexOf(sbom), 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tap := &tap{next: modes[0].handler()}
+			tap.fault = func(w http.ResponseWriter, r *http.Request) bool {
+				if kind(r) != "GET referrers" {
+					return false
+				}
+				answer(w, 200, ocispec.MediaTypeImageIndex, tt.listed)
+				return true
+			}
+			repo := serve(t, tap)
+			subject := pushSubject(t, repo)
+			pushManifest(t, repo, ocispec.MediaTypeImageIndex, indexOf(entry(ocispec.Descriptor{MediaType: "a/b", Digest: digest.FromString("x"), Size: 1}, "", "")), tagOf(subject))
+			listing := list(t, referrers.InRepository(repo), subject, referrers.Limits{})
+			if len(listing.Referrers) != tt.want || listing.Incomplete != nil {
+				t.Errorf("%d referrers, incomplete %v", len(listing.Referrers), listing.Incomplete)
+			}
+		})
 	}
 }
 
