@@ -119,7 +119,9 @@ func serve(t testing.TB, h http.Handler) *remote.Repository {
 	t.Helper()
 	srv := httptest.NewServer(h)
 	t.Cleanup(srv.Close)
-	return repository(t, strings.TrimPrefix(srv.URL, "http://"), http.DefaultTransport)
+	// The server's own transport: closing any other server closes the idle
+	// connections of the default one.
+	return repository(t, strings.TrimPrefix(srv.URL, "http://"), srv.Client().Transport)
 }
 
 func repository(t testing.TB, host string, rt http.RoundTripper) *remote.Repository {
