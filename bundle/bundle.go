@@ -50,6 +50,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/sigstore/sigstore-go/pkg/fulcio/certificate"
 )
@@ -120,8 +121,28 @@ type Identity struct {
 type Verified struct {
 	// Payload is of type [PayloadType]: a copy of what the bundle holds.
 	Payload []byte
-	Signer  Identity
+	Proof
 }
+
+// A Proof is what a verifier found out about a signature.
+type Proof struct {
+	Signer Identity
+
+	// Time is when the signature existed, as somebody proved whom the verifier trusts for it; zero where nobody did.
+	Time time.Time
+	// TimeSource is how: TimeTimestamp or TimeLog; "" with a zero Time.
+	TimeSource string
+
+	// Legacy says that the signature is over the encoding of OMS v0.2 and not over DSSE's. Only statements of that version may be
+	// accepted under it: the caller, who reads the payload, must refuse all others (OMS §11).
+	Legacy bool
+}
+
+// Sources of a proved time.
+const (
+	TimeTimestamp = "timestamp" // the token of a timestamp authority (RFC 3161)
+	TimeLog       = "log"       // the integrated time of a transparency log's entry
+)
 
 // A Verifier authenticates bundles of one accepted signer. All implementations are in this package.
 type Verifier interface {
@@ -129,7 +150,7 @@ type Verifier interface {
 	String() string
 	// open says who signed b's envelope, which has exactly one signature over a payload of type PayloadType.
 	// Its error, without the name of the verifier, says why this is not the accepted signer.
-	open(b *Bundle) (Identity, error)
+	open(b *Bundle) (Proof, error)
 }
 
 // Open authenticates b with the first of the verifiers that accepts it. Without verifiers it accepts nothing.
@@ -149,13 +170,13 @@ func (b *Bundle) Open(verifiers ...Verifier) (*Verified, error) {
 	}
 	var tried []string
 	for _, v := range verifiers {
-		signer, err := v.open(b)
+		proof, err := v.open(b)
 		if err == nil {
 			payload, err := envelope.Payload.bytes()
 			if err != nil {
 				return nil, fmt.Errorf("open %s bundle: %w: %w", b.Method(), ErrMalformed, err)
 			}
-			return &Verified{Payload: payload, Signer: signer}, nil
+			return &Verified{Payload: payload, Proof: proof}, nil
 		}
 		tried = append(tried, fmt.Sprintf("%s: %v", v, err))
 	}

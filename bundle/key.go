@@ -84,9 +84,9 @@ type keyVerifier struct {
 func (v *keyVerifier) String() string { return "key " + v.fingerprint }
 
 // open hashes the payload where it lies, so that a large one by somebody else is neither decoded as a whole nor copied.
-func (v *keyVerifier) open(b *Bundle) (Identity, error) {
+func (v *keyVerifier) open(b *Bundle) (Proof, error) {
 	if m := b.Method(); m != MethodKey {
-		return Identity{}, fmt.Errorf("takes bundles of method %s only (OMS §4.1)", MethodKey)
+		return Proof{}, fmt.Errorf("takes bundles of method %s only (OMS §4.1)", MethodKey)
 	}
 	envelope := b.wire.Envelope
 	header := paeHeader(envelope.PayloadType, envelope.Payload.size())
@@ -94,13 +94,13 @@ func (v *keyVerifier) open(b *Bundle) (Identity, error) {
 		h := hash.New()
 		h.Write([]byte(header))
 		if err := envelope.Payload.decode(h); err != nil {
-			return Identity{}, err
+			return Proof{}, err
 		}
 		if ecdsa.VerifyASN1(v.key, h.Sum(nil), envelope.Signatures[0].Sig) {
-			return Identity{Method: MethodKey, KeyFingerprint: v.fingerprint}, nil
+			return Proof{Signer: Identity{Method: MethodKey, KeyFingerprint: v.fingerprint}}, nil
 		}
 	}
-	return Identity{}, errors.New("did not make this signature")
+	return Proof{}, errors.New("did not make this signature")
 }
 
 // NewKeySigner signs with key: ECDSA on P-256 with SHA-256, on P-384 with SHA-384, on P-521 with SHA-512 (OMS §4.1). Other keys: [*KeyError].
