@@ -29,22 +29,28 @@ const (
 	backoffUnit = 25 * time.Millisecond
 	maxBackoff  = time.Second
 
-	// minSettle is the least time between the two looks: longer than most
-	// writers take from read to write.
-	minSettle = 250 * time.Millisecond
-	// settleFactor makes another writer as slow as twice our own slowest
-	// read and write.
-	settleFactor = 2
+	// quietSettle is the least time between the two looks where nobody else
+	// was seen to write: longer than a tool takes from read to write beside the
+	// registry, which is some milliseconds.
+	quietSettle = 150 * time.Millisecond
+	// crowdedSettle is the same where others write: they are in each other's
+	// way, and slower than any of them alone.
+	crowdedSettle = 250 * time.Millisecond
+	// settleFactor makes another writer as slow as four times our own slowest
+	// read and write: a registry that is far away, or has much to do, is so for
+	// all.
+	settleFactor = 4
 	// maxSettle keeps one request that hung from costing minutes.
 	maxSettle = 5 * time.Second
 	// settleJitter keeps writers that started together from staying so.
 	settleJitter = 10 * time.Millisecond
 
 	// staleAfter is when what was read is read again before it is written
-	// back: other writers look a second time after minSettle.
-	staleAfter = 200 * time.Millisecond
-	// watchEvery is how often the tag is read while our own write hangs.
-	watchEvery = 100 * time.Millisecond
+	// back: other writers look a second time after quietSettle.
+	staleAfter = 100 * time.Millisecond
+	// watchEvery is how often the tag is read while our own write hangs: in
+	// time to see what a writer who ends after quietSettle leaves.
+	watchEvery = 50 * time.Millisecond
 )
 
 // An entry is one entry of the index that can be told from others.
@@ -66,6 +72,8 @@ type update struct {
 	has    map[digest.Digest]bool
 
 	slowest time.Duration // from the start of a read to the end of its write
+	looked  bool          // the index was read once
+	crowded bool          // somebody else was seen to write during this act
 }
 
 // addToTag adds the entries of add to the index of the fallback tag, and
@@ -104,6 +112,7 @@ func (u *update) run(ctx context.Context) error {
 			return nil
 		case err == nil:
 			failures = 0
+			u.crowded = true // somebody overwrote it
 		case ctx.Err() != nil || !mayPass(err):
 			return err
 		default:
@@ -182,9 +191,12 @@ func (u *update) look(ctx context.Context) (*index, []entry, error) {
 	}
 	for _, r := range p.referrers {
 		if r.bad == nil {
+			// What is new since the first look was written meanwhile.
+			u.crowded = u.crowded || u.looked && !u.has[r.Descriptor.Digest]
 			u.want(entry{r.Descriptor.Digest, jsontext.Value(r.Raw)})
 		}
 	}
+	u.looked = true
 	return x, missing, nil
 }
 
@@ -258,8 +270,7 @@ func (u *update) put(ctx context.Context, data []byte) error {
 func (u *update) kept(ctx context.Context) (bool, error) {
 	for look := range 2 {
 		if look > 0 {
-			settle := min(max(settleFactor*u.slowest, minSettle), maxSettle) + rand.N(settleJitter)
-			if err := sleep(ctx, settle); err != nil {
+			if err := sleep(ctx, u.settle()); err != nil {
 				return false, err
 			}
 		}
@@ -269,4 +280,13 @@ func (u *update) kept(ctx context.Context) (bool, error) {
 		}
 	}
 	return true, nil
+}
+
+// settle is the time between the two looks.
+func (u *update) settle() time.Duration {
+	least := quietSettle
+	if u.crowded {
+		least = crowdedSettle
+	}
+	return min(max(settleFactor*u.slowest, least), maxSettle) + rand.N(settleJitter)
 }

@@ -143,7 +143,7 @@ func TestAWriterThatIsHeldUpTakesNothingAway(t *testing.T) {
 }
 
 // Other tools read, add and write, and never look back. As long as they are no
-// slower than minSettle, what we attach stays.
+// slower than quietSettle, what we attach stays.
 func TestAWriterThatNeverLooksBackTakesNothingOfOursAway(t *testing.T) {
 	for range 20 {
 		synctest.Test(t, func(t *testing.T) {
@@ -164,7 +164,7 @@ func TestAWriterThatNeverLooksBackTakesNothingOfOursAway(t *testing.T) {
 							t.Error(err)
 						}
 					}
-					time.Sleep(rand.N(200 * time.Millisecond))
+					time.Sleep(rand.N(100 * time.Millisecond))
 					index.SchemaVersion, index.MediaType = 2, ocispec.MediaTypeImageIndex
 					index.Manifests = append(index.Manifests, json.RawMessage(entry(ocispec.Descriptor{MediaType: "a/b", Digest: digest.FromString(fmt.Sprint(i)), Size: 1}, "", "")))
 					b, err := json.Marshal(index)
