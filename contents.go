@@ -48,7 +48,7 @@ func contentsOf(m *oci.Manifest, target string, o SignOptions) (*Contents, error
 	if err != nil {
 		return nil, err
 	}
-	oms, err := manifest.New(known(files.Files), manifest.GitPaths())
+	oms, err := manifest.New(known(files.Files), manifest.Serialization{IgnorePaths: manifest.GitPaths()})
 	if err != nil {
 		return nil, err
 	}

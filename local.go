@@ -79,7 +79,7 @@ func (c *Client) readDir(ctx context.Context, path string, o SignOptions) (*loca
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	oms, err := manifest.New(resources, ignore)
+	oms, err := manifest.New(resources, manifest.Serialization{IgnorePaths: ignore})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}

@@ -240,7 +240,7 @@ func (c *Client) modelStatement(m *oci.Manifest, name, repository, tag string, o
 	}
 	// Names that OMS tools leave out of folders are recorded as left out, so
 	// that a pulled folder verifies with every one of them.
-	oms, err := manifest.New(known(files.Files), manifest.GitPaths())
+	oms, err := manifest.New(known(files.Files), manifest.Serialization{IgnorePaths: manifest.GitPaths()})
 	if err != nil {
 		return fmt.Errorf("sign %s: %w", m.Descriptor.Digest, err)
 	}

@@ -422,7 +422,7 @@ func TestStatementsThatOtherToolsMakeFromAManifest(t *testing.T) {
 	}
 	sign := func(resources ...manifest.Resource) string {
 		t.Helper()
-		oms, err := manifest.New(resources, []string{})
+		oms, err := manifest.New(resources, manifest.Serialization{IgnorePaths: []string{}})
 		if err != nil {
 			t.Fatal(err)
 		}

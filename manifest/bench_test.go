@@ -14,7 +14,7 @@ func large(b testing.TB, n int) []byte {
 	for i := range resources {
 		resources[i] = resource(fmt.Sprintf("data/train-%03d/Part-%07d.parquet", i%1000, i), fmt.Sprint(i))
 	}
-	m, err := manifest.New(resources, nil)
+	m, err := manifest.New(resources, manifest.Serialization{})
 	if err != nil {
 		b.Fatal(err)
 	}

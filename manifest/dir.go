@@ -34,8 +34,10 @@ type File struct {
 	// layer in a registry; nil: Open, and hash the content.
 	Digest []byte
 
-	// Open opens the content; whoever calls it closes. nil if Digest is known,
-	// or Problem is not nil.
+	// Open opens the content; whoever calls it closes. Content that is an
+	// [io.ReaderAt] as well is read in several places at once where that is
+	// faster: ReadAt at the end of the file then returns what Read would.
+	// nil if Digest is known, or Problem is not nil.
 	Open func() (io.ReadCloser, error)
 
 	// Problem is why this is no file of a model: a link, a special file, a
@@ -190,9 +192,9 @@ func resolveParent(path string) string {
 // read, and more than [MaxResources] files, is another error.
 //
 // Each file's Open checks that it is still the regular file that the walk saw,
-// and its reader returns an error that wraps [ErrChanged], in the place of
-// io.EOF, when size or modification time moved until then. Files that grow
-// meanwhile do not go on for ever. These errors leave the name to whoever opens.
+// and its reader, which is an [io.ReaderAt], returns an error that wraps
+// [ErrChanged], in the place of io.EOF, when size or modification time moved
+// until then. Files that grow meanwhile do not go on for ever. These errors leave the name to whoever opens.
 func (d *Dir) Files(ctx context.Context, ignore Ignore) ([]File, error) {
 	return d.walk(ctx, &walk{dir: d, ignored: ignore.set()})
 }
@@ -433,18 +435,28 @@ type checkedReader struct {
 func (r *checkedReader) Read(b []byte) (int, error) {
 	n, err := r.file.Read(b)
 	r.read += int64(n)
+	return n, r.judge(r.read, err)
+}
+
+// ReadAt is Read for parts of the file: whoever reads all of them asks for
+// what comes after the last byte, and then knows.
+func (r *checkedReader) ReadAt(b []byte, off int64) (int, error) {
+	n, err := r.file.ReadAt(b, off)
+	return n, r.judge(off+int64(n), err)
+}
+
+// judge turns the error of a read that came as far as end into ours.
+func (r *checkedReader) judge(end int64, err error) error {
 	switch {
-	case r.read > r.seen.size, err == io.EOF && r.read < r.seen.size:
-		err = ErrChanged
+	case end > r.seen.size, err == io.EOF && end < r.seen.size:
+		return ErrChanged
 	case err == io.EOF:
 		if changed := r.seen.still(r.file); changed != nil {
-			err = changed
+			return bare(changed)
 		}
+		return io.EOF
 	}
-	if err != nil && err != io.EOF {
-		return n, bare(err)
-	}
-	return n, err
+	return bare(err)
 }
 
 func (r *checkedReader) Close() error { return r.file.Close() }

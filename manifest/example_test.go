@@ -42,7 +42,7 @@ func Example() {
 		fmt.Println(err)
 		return
 	}
-	m, err := manifest.New(resources, manifest.GitPaths())
+	m, err := manifest.New(resources, manifest.Serialization{IgnorePaths: manifest.GitPaths()})
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -88,8 +88,8 @@ func (endless) Read(b []byte) (int, error) { return len(b), nil }
 func TestHashOrder(t *testing.T) {
 	var order []string
 	var files []manifest.File
-	for _, size := range []int{3, 9, 1, 7} {
-		f := memory(fmt.Sprint(size), strings.Repeat("x", size))
+	for _, size := range []int{3, 9, 1, 7} { // MiB; small ones follow by name
+		f := memory(fmt.Sprint(size), strings.Repeat("x", size<<20+1))
 		inner := f.Open
 		f.Open = func() (io.ReadCloser, error) {
 			order = append(order, f.Name)

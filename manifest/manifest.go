@@ -45,12 +45,12 @@
 //     left out (OMS §6.2): at the top .git, .gitignore, .gitattributes and
 //     .github, and what the user named; each rule is one path and all below
 //     it, never a pattern.
-//  2. Hash each file with SHA-256.
+//  2. Hash each file with SHA-256, BLAKE2b (64 bytes) or BLAKE3 (OMS §7).
 //  3. Sort by name, as bytes (OMS §5.2.1). A model without files is an error.
 //  4. The root digest is SHA-256 over the raw digests, one after the other in
-//     listed order (OMS §6.5): 32 bytes a file, no names, no separators. It
-//     is the digest of the one subject, whose name is the last part of the
-//     model's path.
+//     listed order (OMS §6.5), whatever hash made those: no names, no
+//     separators. It is the digest of the one subject, whose name is the last
+//     part of the model's path.
 //  5. Write the JSON. Its formatting is free: the signature covers the bytes.
 //     [Statement.Marshal] writes no white space, the fields in the order
 //     above and the keys of maps sorted, so that the same model gives the
@@ -66,6 +66,24 @@
 // The root covers no names: two manifests with the same digests under other
 // names share it. It is no identity.
 //
+// # Shards
+//
+// Under the method "shards" a file is cut into pieces of shard_size bytes, the
+// last of which may be shorter, and each piece is a resource, named
+// FILE:START:END with offsets in decimal, END exclusive (OMS §6.3.2). With
+// "shard_size": 4, after "method" and "hash_type", the model above has
+//
+//	config.json:0:2
+//	weights/a.bin:0:4
+//	weights/a.bin:4:5
+//
+// sorted by these names, as bytes: 10 comes before 9. An empty file has no
+// piece, and could come and go without notice; and a colon in a name is read
+// in two ways: [CheckShards] refuses both before anything is signed. A reader
+// takes the last two colons, accepts only pieces that cover each file
+// ([GroupByFile]), and compares file by file ([Manifest.Files]): what was
+// appended to a file is not a piece that nobody signed, but another file.
+//
 // # Names
 //
 // Names come from strangers: from annotations in a registry, from archives,
@@ -77,10 +95,12 @@
 package manifest
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 )
@@ -102,33 +122,27 @@ const (
 	MethodShards = "shards"
 )
 
-// SHA256 is the hash type and resource algorithm that [New] uses (OMS §7).
-const SHA256 = "sha256"
-
-// ErrUnsupported is wrapped by errors about a manifest that is well formed but
-// uses a method or hash that this version cannot recompute.
-var ErrUnsupported = errors.New("not supported by this version")
-
-// A Resource is one signed file (OMS §5.2.1).
+// A Resource is one signed file, or a shard of one (OMS §5.2.1).
 type Resource struct {
-	// Name is a path that [CheckName] accepts. In a manifest with one
-	// resource it may be ".", as old writers name a model that is one file:
-	// whoever compares puts the file's name in its place.
+	// Name is a path that [CheckName] accepts, in shards followed by
+	// ":start:end" (OMS §6.3.2). In a manifest of one file that path may be
+	// ".", as old writers name a model that is one file: whoever compares
+	// puts the file's name in its place.
 	Name string
 
 	// Digest is the raw digest of the content.
 	Digest []byte
 
-	// Algorithm is the hash type. In shards, old writers append
-	// "-sharded-" and the shard size; it is kept as written.
+	// Algorithm is the hash type. In shards, other writers append
+	// "-sharded-" and the shard size, which [Statement.Manifest] takes off.
 	Algorithm string
 }
 
 // A Serialization says how resources were made (OMS §5.2.2).
 type Serialization struct {
 	Method        string // MethodFiles or MethodShards
-	HashType      string // SHA256, "blake2b" or "blake3"
-	ShardSize     int64  // bytes; 0 unless Method is MethodShards
+	HashType      string // SHA256, BLAKE2b or BLAKE3
+	ShardSize     int64  // bytes, at most 2^53; 0 unless Method is MethodShards
 	AllowSymlinks bool
 
 	// IgnorePaths are as recorded. Foreign writers record entries that are
@@ -143,46 +157,64 @@ type Manifest struct {
 	Serialization Serialization
 }
 
-// New returns a manifest of whole files hashed with SHA-256, sorted by name
-// (OMS §5.2.1). ignorePaths are recorded in the order given, each once; nil
-// records no list. The arguments are not changed, but digests are shared.
+// New returns a manifest of resources, sorted by name (OMS §5.2.1). s says how
+// they were made, as [Hasher.Hash] was told; the zero value: whole files,
+// SHA-256. Without a Method, ShardSize decides. Its IgnorePaths are recorded
+// in the order given, each once; nil records no list. The arguments are not
+// changed, but digests are shared.
 //
 // It refuses a model without files (OMS §6.1), more than [MaxResources],
-// digests of another algorithm or length, and ignore paths that are not
-// canonical (OMS §6.2.1). Names that [CheckName] refuses, that are there
-// twice, or that are a file and a folder at once are a [*ThreatError]. New
-// does not ask for what a caller may allow: use [CheckNames] before.
-func New(resources []Resource, ignorePaths []string) (*Manifest, error) {
-	m := &Manifest{
-		Resources: slices.Clone(resources),
-		Serialization: Serialization{
-			Method:   MethodFiles,
-			HashType: SHA256,
-		},
+// digests of another algorithm or length, shards that are not those of whole
+// files (see [GroupByFile]), and ignore paths that are not canonical (OMS
+// §6.2.1). Names that [CheckName] refuses, that are there twice, that are a
+// file and a folder at once, or that have a colon under shards, are a
+// [*ThreatError]. New does not ask for what a caller may allow: use
+// [CheckNames] before.
+func New(resources []Resource, s Serialization) (*Manifest, error) {
+	s.HashType = cmp.Or(s.HashType, SHA256)
+	switch {
+	case s.Method != "":
+	case s.ShardSize == 0:
+		s.Method = MethodFiles
+	default:
+		s.Method = MethodShards
 	}
-	slices.SortFunc(m.Resources, func(a, b Resource) int { return strings.Compare(a.Name, b.Name) })
+	ignorePaths := s.IgnorePaths
 	if ignorePaths != nil {
 		seen := make(map[string]bool, len(ignorePaths))
-		m.Serialization.IgnorePaths = make([]string, 0, len(ignorePaths))
+		s.IgnorePaths = make([]string, 0, len(ignorePaths))
 		for _, p := range ignorePaths {
 			if !canonical(p) || !utf8.ValidString(p) {
 				return nil, fmt.Errorf("ignore path %s is not a clean relative path (OMS §6.2.1)", quote(p))
 			}
 			if !seen[p] {
 				seen[p] = true
-				m.Serialization.IgnorePaths = append(m.Serialization.IgnorePaths, p)
+				s.IgnorePaths = append(s.IgnorePaths, p)
 			}
 		}
 	}
-	for i := range m.Resources {
-		if m.Resources[i].Name == "." { // read for the sake of old writers, never written
-			return nil, CheckName(".")
-		}
-	}
-	if err := m.check(); err != nil {
+	m := &Manifest{Resources: slices.Clone(resources), Serialization: s}
+	slices.SortFunc(m.Resources, func(a, b Resource) int { return strings.Compare(a.Name, b.Name) })
+	files, err := m.check()
+	if err != nil {
 		return nil, err
 	}
+	for i := range files {
+		if files[i].Name == "." { // read for the sake of old writers, never written
+			return nil, CheckName(".")
+		}
+		if s.Method == MethodShards {
+			if err := checkColon(files[i].Name); err != nil {
+				return nil, err
+			}
+		}
+	}
 	return m, nil
+}
+
+// Hashing is how files have to be hashed to be compared with m.
+func (m *Manifest) Hashing() Hashing {
+	return Hashing{Type: m.Serialization.HashType, ShardSize: m.Serialization.ShardSize}
 }
 
 // Root returns the OMS root digest: SHA-256 over the raw digests in listed
@@ -195,66 +227,69 @@ func (m *Manifest) Root() [sha256.Size]byte {
 	return [sha256.Size]byte(h.Sum(nil))
 }
 
-// digestSize is the length in bytes of the digests of a hash type (OMS §7).
-func digestSize(hashType string) (size int, known bool) {
-	switch hashType {
-	case SHA256, "blake3":
-		return 32, true
-	case "blake2b": // BLAKE2b-512, not keyed
-		return 64, true
-	}
-	return 0, false
-}
-
-// check applies what holds for every manifest, read or written.
-func (m *Manifest) check() error {
+// check applies what holds for every manifest, read or written, and returns
+// its files.
+func (m *Manifest) check() ([]FileResources, error) {
 	s := m.Serialization
 	size, known := digestSize(s.HashType)
 	if !known {
-		return fmt.Errorf("hash_type %s is not one of sha256, blake2b, blake3 (OMS §7)", quote(s.HashType))
+		return nil, errUnknownHash(s.HashType)
 	}
 	switch s.Method {
 	case MethodFiles:
 		if s.ShardSize != 0 {
-			return errors.New("shard_size with method files (OMS §5.2.2)")
+			return nil, errors.New("shard_size with method files (OMS §5.2.2)")
 		}
 	case MethodShards:
-		if s.ShardSize <= 0 {
-			return errors.New("method shards without a shard_size (OMS §5.2.2)")
+		if s.ShardSize <= 0 || s.ShardSize > maxShardSize {
+			return nil, errors.New("method shards without a shard_size between 1 and 2^53 (OMS §5.2.2)")
 		}
 	default:
-		return fmt.Errorf("method %s is not one of files, shards (OMS §5.2.2)", quote(s.Method))
+		return nil, fmt.Errorf("method %s is not one of files, shards (OMS §5.2.2)", quote(s.Method))
 	}
 	switch n := len(m.Resources); {
 	case n == 0:
-		return errors.New("a model without files (OMS §6.1)")
+		return nil, errors.New("a model without files (OMS §6.1)")
 	case n > MaxResources:
-		return fmt.Errorf("%d resources, at most %d are accepted", n, MaxResources)
+		return nil, fmt.Errorf("%d resources, at most %d are accepted", n, MaxResources)
 	}
 	if n := len(s.IgnorePaths); n > MaxIgnorePaths {
-		return fmt.Errorf("%d ignore paths, at most %d are accepted", n, MaxIgnorePaths)
-	}
-	if s.Method != MethodFiles {
-		return fmt.Errorf("method %q: %w", s.Method, ErrUnsupported)
-	}
-	if s.HashType != SHA256 {
-		return fmt.Errorf("hash_type %q: %w", s.HashType, ErrUnsupported)
+		return nil, fmt.Errorf("%d ignore paths, at most %d are accepted", n, MaxIgnorePaths)
 	}
 	for i := range m.Resources {
 		r := &m.Resources[i]
 		if r.Algorithm != s.HashType {
-			return fmt.Errorf("resource %s: algorithm %s, but hash_type is %q (OMS §5.2.1)", quote(r.Name), quote(r.Algorithm), s.HashType)
+			return nil, fmt.Errorf("resource %s: algorithm %s, but hash_type is %q (OMS §5.2.1)", quote(r.Name), quote(r.Algorithm), s.HashType)
 		}
 		if len(r.Digest) != size {
-			return fmt.Errorf("resource %s: digest has %d bytes, %s has %d (OMS §7)", quote(r.Name), len(r.Digest), s.HashType, size)
+			return nil, fmt.Errorf("resource %s: digest has %d bytes, %s has %d (OMS §7)", quote(r.Name), len(r.Digest), s.HashType, size)
 		}
 	}
-	if len(m.Resources) == 1 && m.Resources[0].Name == "." {
-		return nil
+	files, err := GroupByFile(m.Resources, s.ShardSize)
+	if err != nil {
+		return nil, err
 	}
-	names := make([]string, len(m.Resources))
+	if len(files) == 1 && files[0].Name == "." {
+		return files, nil
+	}
+	names := make([]string, len(files))
+	for i := range files {
+		names[i] = files[i].Name
+	}
+	return files, checkHard(names)
+}
+
+// plainAlgorithms takes "-sharded-" and the shard size off the algorithms of
+// writers that put it there: under shards, and only of that size.
+func (m *Manifest) plainAlgorithms() {
+	s := m.Serialization
+	if s.Method != MethodShards {
+		return
+	}
+	sharded := s.HashType + "-sharded-" + strconv.FormatInt(s.ShardSize, 10)
 	for i := range m.Resources {
-		names[i] = m.Resources[i].Name
+		if m.Resources[i].Algorithm == sharded {
+			m.Resources[i].Algorithm = s.HashType
+		}
 	}
-	return checkHard(names)
 }

@@ -28,9 +28,6 @@ const (
 	predicatePrefix = "https://model_signing/signature/v1."
 )
 
-// maxShardSize is the largest integer that every JSON reader has exactly.
-const maxShardSize = 1 << 53
-
 // A Statement is an in-toto Statement v1.
 type Statement struct {
 	Subject       []Subject
@@ -70,7 +67,7 @@ func (m *Manifest) Statement(name string, annotations map[string]json.RawMessage
 	if name == "" {
 		return nil, errors.New("the subject has no name (OMS §6.5)")
 	}
-	if err := m.check(); err != nil {
+	if _, err := m.check(); err != nil {
 		return nil, err
 	}
 	predicate, err := m.appendPredicate(nil)
@@ -91,11 +88,12 @@ func (m *Manifest) Statement(name string, annotations map[string]json.RawMessage
 
 // appendPredicate writes the OMS predicate in the order of the schema.
 func (m *Manifest) appendPredicate(b []byte) ([]byte, error) {
-	// Punctuation, field names, digest and algorithm of a resource are 122
-	// bytes with SHA-256: room for all spares copying a growing buffer.
+	// Punctuation and field names of a resource are 39 bytes: room for all
+	// spares copying a growing buffer.
 	size := 256
 	for i := range m.Resources {
-		size += 122 + len(m.Resources[i].Name)
+		r := &m.Resources[i]
+		size += 39 + len(r.Name) + 2*len(r.Digest) + len(r.Algorithm)
 	}
 	w := &writer{buf: slices.Grow(b, size)}
 	w.raw(`{"resources":[`)
@@ -366,12 +364,15 @@ func isLowerHex(s string) bool {
 // type that [IsOMS], exactly one subject, which has a name and whose sha256 is
 // the root recomputed in listed order; the fields of the OMS schema, no others
 // but in resources; digests of the length that their hash has; names that
-// [CheckName] accepts, each once, none a file and a folder at once. A single
-// resource may be named "." (see [Resource]).
+// [CheckName] accepts, each once, none a file and a folder at once; shards
+// that cover their files (see [GroupByFile]). A single file may be named "."
+// (see [Resource]).
+//
+// Under shards, algorithms that other writers write as "sha256-sharded-N", N
+// the shard size, are read as "sha256".
 //
 // Names that a caller may allow by name are not refused here: see
-// [CheckNames]. Errors wrap [ErrUnsupported] for methods and hashes that are
-// defined but not understood yet, and are a [*ThreatError] for names.
+// [CheckNames]. Errors are a [*ThreatError] for names.
 func (s *Statement) Manifest() (*Manifest, error) {
 	m, err := s.manifest()
 	if err != nil {
@@ -404,7 +405,8 @@ func (s *Statement) manifest() (*Manifest, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := m.check(); err != nil {
+	m.plainAlgorithms()
+	if _, err := m.check(); err != nil {
 		return nil, err
 	}
 	if root := m.Root(); hex.EncodeToString(root[:]) != signed {

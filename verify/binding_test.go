@@ -352,7 +352,7 @@ func TestNamesThatOtherToolsGiveToBlobs(t *testing.T) {
 	// Other tools list the config and layers without a title as files.
 	// They write an empty list of ignore paths.
 	manifestMade := func(f files) []byte {
-		m, err := manifest.New(f.resources(), []string{})
+		m, err := manifest.New(f.resources(), manifest.Serialization{IgnorePaths: []string{}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -429,7 +429,7 @@ func FuzzBinding(f *testing.F) {
 	}
 	k := fixedKey(f)
 	f.Fuzz(func(t *testing.T, name string, value []byte) {
-		m, err := manifest.New(tiny.resources(), nil)
+		m, err := manifest.New(tiny.resources(), manifest.Serialization{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -139,7 +139,7 @@ func TestWhatIsListedIsNeverIgnored(t *testing.T) { // rule 29
 	k := newKey(t)
 	// A listed file stays listed, whoever would ignore it.
 	signed := tiny.with(".gitignore", "x").with("model.sig", "y")
-	m, err := manifest.New(signed.resources(), []string{".gitignore", "config.json", "model.sig", "weights"})
+	m, err := manifest.New(signed.resources(), manifest.Serialization{IgnorePaths: []string{".gitignore", "config.json", "model.sig", "weights"}})
 	if err != nil {
 		t.Fatal(err)
 	}
