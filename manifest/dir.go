@@ -21,7 +21,16 @@ var ErrChanged = errors.New("changed while it was read")
 
 // Codes of what a local model must not have.
 const (
-	codeSymlink     = "symlink"      // D01
+	// CodeSymlink is the code of a symbolic link where links are not allowed
+	// ([OpenOptions]), and of one that leads to no regular file (D01).
+	CodeSymlink = "symlink"
+
+	// CodeSymlinkOutside is the code of a link to what lies outside the model,
+	// which no option follows (D01). The snapshots of a Hugging Face cache are
+	// such links: there the model is the repository's folder, which has the
+	// blobs as well.
+	CodeSymlinkOutside = "symlink-outside"
+
 	codeSpecialFile = "special-file" // D05
 )
 
@@ -130,7 +139,7 @@ func special(name string, mode fs.FileMode) *ThreatError {
 	case mode&fs.ModeDevice != 0:
 		kind = "a device"
 	case mode&fs.ModeSymlink != 0:
-		return &ThreatError{Code: codeSymlink, Name: name, Reason: "is a symbolic link"}
+		return &ThreatError{Code: CodeSymlink, Name: name, Reason: "is a symbolic link"}
 	case mode.IsDir():
 		kind = "a folder"
 	}
@@ -336,8 +345,8 @@ func (w *walk) entry(name string, e fs.DirEntry) error {
 
 // follow returns what a link stands for: a regular file inside the model.
 func (d *Dir) follow(name string) (fs.FileInfo, error) {
-	refuse := func(reason string) error {
-		return &ThreatError{Code: codeSymlink, Name: name, Reason: reason}
+	refuse := func(code, reason string) error {
+		return &ThreatError{Code: code, Name: name, Reason: reason}
 	}
 	info, err := d.root.Stat(name)
 	if err != nil {
@@ -345,12 +354,12 @@ func (d *Dir) follow(name string) (fs.FileInfo, error) {
 		case ok && errno != syscall.ENOENT && errno != syscall.ELOOP && errno != syscall.ENOTDIR && !errors.Is(err, fs.ErrNotExist):
 			return nil, fmt.Errorf("follow symbolic link %s: %w", quote(name), bare(err))
 		case ok:
-			return nil, refuse("is a symbolic link to nothing")
+			return nil, refuse(CodeSymlink, "is a symbolic link to nothing")
 		}
-		return nil, refuse("is a symbolic link that leaves the model")
+		return nil, refuse(CodeSymlinkOutside, "is a symbolic link that leaves the model, and only links inside it are followed")
 	}
 	if !info.Mode().IsRegular() {
-		return nil, refuse("is a symbolic link to something that is not a regular file")
+		return nil, refuse(CodeSymlink, "is a symbolic link to something that is not a regular file")
 	}
 	return info, nil
 }

@@ -199,21 +199,21 @@ func TestOpenLink(t *testing.T) {
 func TestSymlinks(t *testing.T) {
 	outside := folder(t, map[string]string{"secret": "s", "dir/x": "y"})
 	for _, tt := range []struct {
-		name    string
-		target  string
-		allowed bool // with AllowSymlinks
+		name   string
+		target string
+		code   string // with AllowSymlinks
 	}{
-		{"to a file inside", "real.bin", true},
-		{"to a file inside, by way of its folder", "../tiny/real.bin", false},
-		{"to a file in a folder", "sub/file", true},
-		{"to a link to a file", "good", true},
-		{"to a folder inside", "sub", false},
-		{"to the model itself", ".", false},
-		{"to nothing", "missing", false},
-		{"to itself", "link", false},
-		{"to a file outside", filepath.Join(outside, "secret"), false},
-		{"to a file outside, relative", "../../escape", false},
-		{"to a folder outside", filepath.Join(outside, "dir"), false},
+		{"to a file inside", "real.bin", ""},
+		{"to a file inside, by way of its folder", "../tiny/real.bin", manifest.CodeSymlinkOutside},
+		{"to a file in a folder", "sub/file", ""},
+		{"to a link to a file", "good", ""},
+		{"to a folder inside", "sub", manifest.CodeSymlink},
+		{"to the model itself", ".", manifest.CodeSymlink},
+		{"to nothing", "missing", manifest.CodeSymlink},
+		{"to itself", "link", manifest.CodeSymlink},
+		{"to a file outside", filepath.Join(outside, "secret"), manifest.CodeSymlinkOutside},
+		{"to a file outside, relative", "../../escape", manifest.CodeSymlinkOutside},
+		{"to a folder outside", filepath.Join(outside, "dir"), manifest.CodeSymlinkOutside},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			root := folder(t, map[string]string{"real.bin": "content", "sub/file": "file"})
@@ -227,11 +227,11 @@ func TestSymlinks(t *testing.T) {
 			}
 			names, err := list(t, root, manifest.OpenOptions{AllowSymlinks: true}, "good")
 			switch {
-			case !tt.allowed && code(t, err) != "symlink":
+			case tt.code != "" && code(t, err) != tt.code:
 				t.Errorf("allowed: %q, %v", names, err)
-			case tt.allowed && !slices.Equal(names, []string{"link", "real.bin", "sub/file"}):
+			case tt.code == "" && !slices.Equal(names, []string{"link", "real.bin", "sub/file"}):
 				t.Errorf("allowed: %q, %v", names, err)
-			case tt.allowed:
+			case tt.code == "":
 				got := hash(t, open(t, root, manifest.OpenOptions{AllowSymlinks: true}), manifest.Ignore{"good"})
 				want := sum("content")
 				if tt.target == "sub/file" {
@@ -242,6 +242,44 @@ func TestSymlinks(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A Hugging Face cache has the files as blobs, and a snapshot of links to them.
+func TestHuggingFaceCache(t *testing.T) {
+	const rev = "snapshots/0123456789abcdef0123456789abcdef01234567"
+	root := folder(t, map[string]string{"blobs/aaaa": "weights", "blobs/bbbb": "{}", "refs/main": "0123456789abcdef0123456789abcdef01234567"})
+	snapshot := filepath.Join(root, filepath.FromSlash(rev))
+	if err := os.MkdirAll(filepath.Join(snapshot, "onnx"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	link(t, "../../blobs/bbbb", filepath.Join(snapshot, "config.json"))
+	link(t, "../../../blobs/aaaa", filepath.Join(snapshot, "onnx", "model.onnx"))
+
+	if _, err := list(t, root, manifest.OpenOptions{}); code(t, err) != manifest.CodeSymlink {
+		t.Errorf("links are not allowed: %v", err)
+	}
+	if _, err := list(t, snapshot, manifest.OpenOptions{AllowSymlinks: true}); code(t, err) != manifest.CodeSymlinkOutside {
+		t.Errorf("the blobs lie outside the snapshot: %v", err)
+	}
+	d := open(t, root, manifest.OpenOptions{AllowSymlinks: true})
+	for _, size := range []int64{0, 3} {
+		files, err := d.Files(t.Context(), manifest.Ignore{"blobs", "refs"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := manifest.Hasher{Hashing: manifest.Hashing{ShardSize: size}}
+		got, err := h.Hash(t.Context(), files)
+		if err != nil {
+			t.Fatal(err)
+		}
+		grouped, err := manifest.GroupByFile(got, size)
+		if err != nil || len(grouped) != 2 || grouped[0].Name != rev+"/config.json" || grouped[1].Name != rev+"/onnx/model.onnx" {
+			t.Fatalf("%+v, %v", grouped, err)
+		}
+		if size == 0 && (!bytes.Equal(got[0].Digest, sum("{}")) || !bytes.Equal(got[1].Digest, sum("weights"))) {
+			t.Errorf("%+v", got)
+		}
 	}
 }
 
