@@ -45,6 +45,12 @@ type Hasher struct {
 	// goroutines at once; nil: silent. Bytes whose digest was known are not
 	// counted.
 	Progress func(n int64)
+
+	// RefusePointers refuses a file that is a Git LFS pointer, the few lines
+	// that stand for content which was not fetched: a [*ThreatError] with the
+	// code [LFSPointer]. It is judged by the bytes that are hashed, and so not
+	// where a digest is known.
+	RefusePointers bool
 }
 
 // Hash returns the resources of files, sorted by name. Files that have a
@@ -324,10 +330,15 @@ func atEnd(f *File, at io.ReaderAt) error {
 func (w *worker) all(ctx context.Context, f *File, resource int, content io.Reader) error {
 	var size int64
 	end := w.hasher.end(f, 0)
+	var head []byte // of what may be a pointer
+	mayPoint := w.hasher.RefusePointers && f.Size <= maxPointer
 	w.sum.Reset()
 	err := w.pump(ctx, f.Size, func(b []byte) (int, error) { return fill(ctx, content, b) }, func(b []byte) error {
 		if size+int64(len(b)) > f.Size {
 			return errSize(f, size+int64(len(b)))
+		}
+		if mayPoint {
+			head = append(head, b...)
 		}
 		for size+int64(len(b)) > end {
 			n := end - size
@@ -343,6 +354,9 @@ func (w *worker) all(ctx context.Context, f *File, resource int, content io.Read
 	})
 	if err == nil && size < f.Size {
 		err = errSize(f, size)
+	}
+	if err == nil && mayPoint && isPointer(head) {
+		err = pointerError(f.Name)
 	}
 	if err != nil {
 		return err
