@@ -55,13 +55,13 @@ func TestManifestOfOMSCases(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !manifest.IsOMS(s.PredicateType) {
-				if name != "historical-v0.2.0-certificate" {
+			read := s.Manifest
+			if name == "historical-v0.2.0-certificate" {
+				if read = s.LegacyManifest; s.PredicateType != manifest.PredicateLegacy {
 					t.Fatalf("predicateType %q", s.PredicateType)
 				}
-				return
 			}
-			m, err := s.Manifest()
+			m, err := read()
 			if err != nil {
 				t.Fatal(err)
 			}

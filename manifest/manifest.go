@@ -84,6 +84,12 @@
 // ([GroupByFile]), and compares file by file ([Manifest.Files]): what was
 // appended to a file is not a piece that nobody signed, but another file.
 //
+// # The old form
+//
+// model_signing v0.2 signed a statement of the type [PredicateLegacy]: each
+// subject is a file, with its name and sha256, and the predicate says nothing.
+// [Statement.LegacyManifest] reads it; nothing writes it (OMS §11).
+//
 // # Names
 //
 // Names come from strangers: from annotations in a registry, from archives,

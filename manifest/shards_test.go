@@ -367,9 +367,7 @@ func TestShardsOfStatements(t *testing.T) {
 			}
 			m, err := s.Manifest()
 			if tt.code != "" {
-				if got := code(t, errors.Unwrap(err)); got != tt.code {
-					t.Errorf("%v, want code %s", err, tt.code)
-				}
+				threatIn(t, err, tt.code)
 				return
 			}
 			expect(t, err, tt.want)

@@ -458,14 +458,19 @@ func TestManifest(t *testing.T) {
 			}
 			_, err = s.Manifest()
 			if tt.code != "" {
-				threat, ok := errors.AsType[*manifest.ThreatError](err)
-				if !ok || threat.Code != tt.code {
-					t.Errorf("error is %v, want code %s", err, tt.code)
-				}
+				threatIn(t, err, tt.code)
 				return
 			}
 			expect(t, err, tt.want)
 		})
+	}
+}
+
+// threatIn checks that err is about a threat.
+func threatIn(t *testing.T, err error, code string) {
+	t.Helper()
+	if threat, ok := errors.AsType[*manifest.ThreatError](err); !ok || threat.Code != code {
+		t.Errorf("error is %v, want code %s", err, code)
 	}
 }
 
