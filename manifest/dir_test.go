@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -397,10 +398,12 @@ func TestFileChanges(t *testing.T) {
 			}
 		}, want: manifest.ErrChanged},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
+		eachWay(t, tt.name, func(t *testing.T, prepare func(*manifest.Dir)) {
 			root := folder(t, map[string]string{"a": content})
 			name := filepath.Join(root, "a")
-			files, err := open(t, root, manifest.OpenOptions{}).Files(t.Context(), nil)
+			d := open(t, root, manifest.OpenOptions{})
+			prepare(d)
+			files, err := d.Files(t.Context(), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -429,6 +432,161 @@ func TestFileChanges(t *testing.T) {
 }
 
 var errAny = errors.New("any")
+
+// eachWay runs a test in both ways in which files are opened on some systems.
+func eachWay(t *testing.T, name string, test func(t *testing.T, prepare func(*manifest.Dir))) {
+	t.Run(name, func(t *testing.T) { test(t, func(*manifest.Dir) {}) })
+	t.Run(name+", without the fast way", func(t *testing.T) { test(t, manifest.WithoutFastWay) })
+}
+
+// D03 for folders: what stands on the way to a file is not what it was.
+func TestFolderChanges(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(t *testing.T, folder string)
+		ok     bool
+	}{
+		{"nothing", func(*testing.T, string) {}, true},
+		{"it goes away", func(t *testing.T, folder string) {
+			if err := os.RemoveAll(folder); err != nil {
+				t.Fatal(err)
+			}
+		}, false},
+		{"a link out of the model, to the same files", func(t *testing.T, folder string) {
+			moved := filepath.Join(t.TempDir(), "moved")
+			if err := os.Rename(folder, moved); err != nil {
+				t.Fatal(err)
+			}
+			link(t, moved, folder)
+		}, false},
+		{"a file", func(t *testing.T, folder string) {
+			if err := os.RemoveAll(folder); err != nil {
+				t.Fatal(err)
+			}
+			write(t, folder, "content")
+		}, false},
+		{"another folder with a file of that size", func(t *testing.T, folder string) {
+			if err := os.RemoveAll(folder); err != nil {
+				t.Fatal(err)
+			}
+			write(t, filepath.Join(folder, "a"), "CONTENT")
+			past := time.Unix(1, 0)
+			if err := os.Chtimes(filepath.Join(folder, "a"), past, past); err != nil {
+				t.Fatal(err)
+			}
+		}, false},
+	} {
+		eachWay(t, tt.name, func(t *testing.T, prepare func(*manifest.Dir)) {
+			root := folder(t, map[string]string{"x/y/a": "content"})
+			for _, allow := range []bool{false, true} {
+				d := open(t, root, manifest.OpenOptions{AllowSymlinks: allow})
+				prepare(d)
+				files, err := d.Files(t.Context(), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if allow {
+					tt.change(t, filepath.Join(root, "x", "y"))
+				}
+				content, err := files[0].Open()
+				if err == nil {
+					_, err = io.Copy(io.Discard, content)
+					content.Close()
+				}
+				if want := tt.ok || !allow; (err == nil) != want {
+					t.Errorf("links allowed %v: %v", allow, err)
+				}
+			}
+		})
+	}
+}
+
+// D03 for shards, which are read at any place: each change while they are
+// read is noticed by the end.
+func TestFileChangesUnderShards(t *testing.T) {
+	content := random(3 << 20)
+	for _, tt := range []struct {
+		name   string
+		change func(t *testing.T, name string)
+		want   error
+	}{
+		{"nothing", func(*testing.T, string) {}, nil},
+		{"a byte is appended", func(t *testing.T, name string) { write(t, name, string(content)+"x") }, manifest.ErrChanged},
+		{"it is cut", func(t *testing.T, name string) { write(t, name, "x") }, manifest.ErrChanged},
+		{"it goes away", remove, manifest.ErrChanged},
+		{"it is touched", func(t *testing.T, name string) {
+			future := time.Now().Add(time.Hour)
+			if err := os.Chtimes(name, future, future); err != nil {
+				t.Fatal(err)
+			}
+		}, manifest.ErrChanged},
+		{"another is renamed over it", func(t *testing.T, name string) {
+			other := filepath.Join(t.TempDir(), "other")
+			write(t, other, string(content))
+			past := time.Unix(1, 0)
+			if err := os.Chtimes(other, past, past); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Rename(other, name); err != nil {
+				t.Fatal(err)
+			}
+		}, manifest.ErrChanged},
+	} {
+		eachWay(t, tt.name, func(t *testing.T, prepare func(*manifest.Dir)) {
+			root := folder(t, map[string]string{"a": string(content)})
+			d := open(t, root, manifest.OpenOptions{})
+			prepare(d)
+			files, err := d.Files(t.Context(), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var once sync.Once
+			h := manifest.Hasher{Hashing: manifest.Hashing{ShardSize: 1 << 20}, Jobs: 2, Progress: func(int64) {
+				once.Do(func() { tt.change(t, filepath.Join(root, "a")) })
+			}}
+			if _, err = h.Hash(t.Context(), files); !errors.Is(err, tt.want) {
+				t.Errorf("%v, want %v", err, tt.want)
+			}
+		})
+	}
+}
+
+// Ten thousand files, in folders, with names as people give them.
+func TestManyFiles(t *testing.T) {
+	const count = 10_000
+	root := filepath.Join(t.TempDir(), "many")
+	want := make([]manifest.Resource, 0, count)
+	for i := range count {
+		name := fmt.Sprintf("d%02d/模型 %d/ä+b=%d,(1).bin", i%20, i%100, i)
+		content := fmt.Sprint(i)
+		write(t, filepath.Join(root, filepath.FromSlash(name)), content)
+		want = append(want, resource(name, content))
+	}
+	eachWay(t, "all", func(t *testing.T, prepare func(*manifest.Dir)) {
+		d := open(t, root, manifest.OpenOptions{})
+		prepare(d)
+		got := hash(t, d, nil)
+		if diff := manifest.Compare(want, got); !diff.Empty() || len(got) != count {
+			t.Fatalf("%d files, %+v", len(got), diff)
+		}
+		m, err := manifest.New(got, manifest.Serialization{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := m.Statement(d.Name(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		back, err := manifest.ParseStatement(marshal(t, s))
+		if err != nil {
+			t.Fatal(err)
+		}
+		signed, err := back.Manifest()
+		if err != nil || !manifest.Compare(signed.Resources, want).Empty() {
+			t.Fatal(err)
+		}
+	})
+}
 
 func remove(t *testing.T, name string) {
 	if err := os.Remove(name); err != nil {

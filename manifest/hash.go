@@ -316,14 +316,14 @@ func atEnd(f *File, at io.ReaderAt) error {
 	var more [1]byte
 	n, err := at.ReadAt(more[:], f.Size)
 	switch {
+	case err != nil && err != io.EOF:
+		return err
 	case n > 0:
 		return errSize(f, f.Size+1)
-	case err == io.EOF:
-		return nil
 	case err == nil:
 		return io.ErrNoProgress
 	}
-	return err
+	return nil
 }
 
 // all hashes all of a file, whose first resource is the one named.

@@ -1,0 +1,6 @@
+//go:build !linux
+
+package manifest
+
+// WithoutFastWay does nothing: there is one way.
+func WithoutFastWay(*Dir) {}
