@@ -531,6 +531,10 @@ func FuzzParseStatement(f *testing.F) {
 	}
 	f.Add([]byte(artifactStatement))
 	f.Add([]byte(omsStatement()))
+	f.Add(shardStatement(f, "8", "sha256", "a:0:8", "a:8:9"))
+	f.Add(shardStatement(f, "8.0", "sha256-sharded-8", ".:0:8"))
+	f.Add(shardStatement(f, "1e9", "sha256", "b:c:0:9", "a:0:1000000000", "a:1000000000:1000000001"))
+	f.Add([]byte(legacyStatement()))
 	f.Fuzz(func(t *testing.T, payload []byte) {
 		before := string(payload)
 		s, err := manifest.ParseStatement(payload)
