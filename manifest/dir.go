@@ -9,8 +9,10 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 )
 
@@ -203,7 +205,8 @@ func resolveParent(path string) string {
 // ignore matches (nil: nothing). Folders do not count, empty or not. A symbolic
 // link that is not allowed, a special file, and a name that [CheckName]
 // refuses are a [*ThreatError], except where they are ignored; what cannot be
-// read, and more than [MaxResources] files, is another error.
+// read, and more than [MaxResources] files, is another error. Folders are read
+// several at a time: of several errors, one is returned.
 //
 // Each file's Open checks that it is still the regular file that the walk saw,
 // and its reader, which is an [io.ReaderAt], returns an error that wraps
@@ -255,31 +258,96 @@ func (w *walk) single() error {
 	return w.add(d.name, d.file, info)
 }
 
-// tree reads folder after folder, never two at once, so that depth costs no
+// walkers is how many folders are read at once: asking for the state of each
+// file takes as long as reading a small one.
+const walkers = 8
+
+// tree reads the folders of a model, few at a time, so that depth costs no
 // open files.
 func (w *walk) tree(ctx context.Context) error {
-	w.pending = []string{"."}
-	for len(w.pending) > 0 {
-		last := len(w.pending) - 1
-		folder := w.pending[last]
-		w.pending = w.pending[:last]
-		if err := w.folder(ctx, folder); err != nil {
-			return err
-		}
+	t := &tree{walk: w}
+	t.pending = []string{"."}
+	t.ready.L = &t.mu
+	var jobs sync.WaitGroup
+	for range min(walkers, runtime.GOMAXPROCS(0)) {
+		jobs.Go(func() { t.run(ctx) })
 	}
-	return nil
+	jobs.Wait()
+	return t.err
+}
+
+// A tree is a walk by several.
+type tree struct {
+	*walk // what all have found
+
+	mu    sync.Mutex
+	ready sync.Cond // pending, busy or err changed
+	busy  int       // folders that are being read
+	err   error     // the first
+}
+
+func (t *tree) run(ctx context.Context) {
+	part := &walk{dir: t.dir, ignored: t.ignored, all: t.all}
+	for {
+		folder, ok := t.next()
+		if !ok {
+			return
+		}
+		err := part.folder(ctx, folder, func() error { return t.take(part) })
+		t.mu.Lock()
+		t.busy--
+		if t.err == nil {
+			t.err = err
+		}
+		t.ready.Broadcast()
+		t.mu.Unlock()
+	}
+}
+
+// next waits for a folder to read; there is none after an error, and when all
+// are read.
+func (t *tree) next() (folder string, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for t.err == nil && len(t.pending) == 0 && t.busy > 0 {
+		t.ready.Wait()
+	}
+	if t.err != nil || len(t.pending) == 0 {
+		return "", false
+	}
+	last := len(t.pending) - 1
+	folder, t.pending = t.pending[last], t.pending[:last]
+	t.busy++
+	return folder, true
+}
+
+// take empties part into t, and says whether to go on.
+func (t *tree) take(part *walk) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.files = append(t.files, part.files...)
+	if len(part.pending) > 0 {
+		t.pending = append(t.pending, part.pending...)
+		t.ready.Broadcast()
+	}
+	part.files, part.pending = part.files[:0], part.pending[:0]
+	if t.err == nil && len(t.files) > MaxResources {
+		t.err = fmt.Errorf("the model has more than %d files", MaxResources)
+	}
+	return t.err
 }
 
 // batch is how many entries of a folder are in memory at once.
 const batch = 1024
 
-func (w *walk) folder(ctx context.Context, folder string) error {
+// folder reads one folder. take is called from time to time, and at the end.
+func (w *walk) folder(ctx context.Context, folder string, take func() error) error {
 	f, err := w.dir.root.OpenFile(folder, os.O_RDONLY|nonblock, 0)
 	if err != nil {
 		err = fmt.Errorf("open folder %s: %w", quote(folder), bare(err))
 		if w.all && folder != "." {
 			w.files = append(w.files, File{Name: folder, Problem: err})
-			return nil // whether it matters depends on what is ignored
+			return take() // whether it matters depends on what is ignored
 		}
 		return err
 	}
@@ -298,6 +366,9 @@ func (w *walk) folder(ctx context.Context, folder string) error {
 				return err
 			}
 		}
+		if err := take(); err != nil {
+			return err
+		}
 		if err == io.EOF {
 			return nil
 		}
@@ -313,9 +384,6 @@ func (w *walk) problem(name string, err error) error {
 	threat, ok := errors.AsType[*ThreatError](err)
 	if !ok || !w.all {
 		return err
-	}
-	if len(w.files) == MaxResources {
-		return fmt.Errorf("the model has more than %d files", MaxResources)
 	}
 	w.files = append(w.files, File{Name: name, Problem: threat})
 	return nil
@@ -371,9 +439,6 @@ func (w *walk) add(name, at string, info fs.FileInfo) error {
 	}
 	if err := CheckName(name); err != nil {
 		return err
-	}
-	if len(w.files) == MaxResources {
-		return fmt.Errorf("the model has more than %d files", MaxResources)
 	}
 	seen := seenFile{dir: w.dir, name: name, at: at, size: info.Size(), mtime: info.ModTime().UnixNano()}
 	w.files = append(w.files, File{Name: name, Size: seen.size, Open: seen.open})
