@@ -2,10 +2,12 @@ package manifest_test
 
 import (
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
+	"testing/fstest"
 
 	"github.com/modelsig/modelsig/manifest"
 )
@@ -102,6 +104,66 @@ func ExampleStatement_Manifest() {
 	fmt.Println("missing", diff.Missing, "changed", diff.Changed, "extra", diff.Extra)
 	// Output:
 	// missing [weights/a.bin] changed [] extra [evil.py]
+}
+
+// Hash what is in no folder, cut into shards, with BLAKE3.
+func ExampleFromFS() {
+	model := fstest.MapFS{
+		"config.json":   {Data: []byte("{}")},
+		"weights/a.bin": {Data: []byte("hello")},
+	}
+	ctx := context.Background()
+	files, err := manifest.FromFS(ctx, model)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	if err := manifest.CheckShards(files); err != nil { // an empty file, a colon in a name
+		fmt.Println(err)
+		return
+	}
+	h := manifest.Hasher{Hashing: manifest.Hashing{Type: manifest.BLAKE3, ShardSize: 4}}
+	resources, err := h.Hash(ctx, files)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	m, err := manifest.New(resources, manifest.Serialization{HashType: h.Type, ShardSize: h.ShardSize})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for _, f := range m.Files() {
+		fmt.Println(f.Name, f.Size, "bytes")
+		for _, r := range f.Resources {
+			fmt.Printf("  %.8x %s\n", r.Digest, r.Name)
+		}
+	}
+	// Output:
+	// config.json 2 bytes
+	//   6e46dd10defc9b56 config.json:0:2
+	// weights/a.bin 5 bytes
+	//   bc2478df41662178 weights/a.bin:0:4
+	//   94aa73e5d53ded06 weights/a.bin:4:5
+}
+
+// Files whose digests are known already, as those of a registry's layers, are
+// not read.
+func ExampleHasher_Hash_known() {
+	digest, err := hex.DecodeString("2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	var h manifest.Hasher
+	resources, err := h.Hash(context.Background(), []manifest.File{{Name: "weights/a.bin", Size: 5, Digest: digest}})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Printf("%s %s %.8x\n", resources[0].Name, resources[0].Algorithm, resources[0].Digest)
+	// Output:
+	// weights/a.bin sha256 2cf24dba5fb0a30e
 }
 
 func ExampleIgnore_Match() {
