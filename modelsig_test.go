@@ -433,7 +433,7 @@ func TestKeyPolicyAndKeySigner(t *testing.T) {
 	if p, err := modelsig.KeyPolicy(); err != nil || len(p.Verifiers) != 0 {
 		t.Errorf("no keys: %+v, %v", p, err)
 	}
-	for _, bad := range [][]byte{nil, read("p256.sec1.pem"), read("refused/rsa.pub.pem"), append(read("p256.pub.pem"), read("p384.pub.pem")...)} {
+	for _, bad := range [][]byte{nil, read("p256.sec1.pem"), read("refused/rsa1024.pub.pem"), append(read("p256.pub.pem"), read("p384.pub.pem")...)} {
 		if p, err := modelsig.KeyPolicy(read("p256.pub.pem"), bad); err == nil || len(p.Verifiers) != 0 {
 			t.Errorf("%.30q: got %d verifiers and %v, want none and an error", bad, len(p.Verifiers), err)
 		} else if !strings.Contains(err.Error(), "public key 2") {

@@ -18,8 +18,13 @@
 //
 //	DSSEv1 28 application/vnd.in-toto+json 43 {"_type":"https://in-toto.io/Statement/v1"}
 //
-// with a hash that goes with the curve: SHA-256 for P-256, SHA-384 for P-384, SHA-512 for P-521. It is
-// ECDSA in ASN.1 DER (OMS §4.1, §6.7). Signatures over SHA-256 are accepted on every curve, because cosign makes them.
+// with a hash that goes with the key:
+//
+//	ECDSA P-256, P-384, P-521   SHA-256, SHA-384, SHA-512; ASN.1 DER (OMS §4.1, §6.7)
+//	Ed25519                     none: the pure form, over the encoding itself
+//	RSA, 2048 to 16384 bits     SHA-256; PKCS#1 v1.5
+//
+// Signatures over SHA-256 are accepted on every curve, because cosign makes them, and Ed25519ph beside pure Ed25519, because other OMS tools do.
 // The payload's own format is no matter of this package.
 //
 // # Methods

@@ -5,7 +5,9 @@ import (
 	"context"
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/rsa"
 	"encoding/asn1"
 	"encoding/base64"
 	"encoding/json"
@@ -91,9 +93,9 @@ func signDER(t testing.TB, key *ecdsa.PrivateKey, hash crypto.Hash, message stri
 const keyMaterial = `{"publicKey":{}}`
 
 func TestSignAndOpen(t *testing.T) {
-	for _, curve := range []string{"p256", "p384", "p521"} {
-		t.Run(curve, func(t *testing.T) {
-			key := privateKey(t, curve)
+	for _, kind := range kinds() {
+		t.Run(kind, func(t *testing.T) {
+			key := anyKey(t, kind)
 			signer, err := bundle.NewKeySigner(key)
 			if err != nil {
 				t.Fatal(err)
@@ -151,7 +153,7 @@ func wantShape(t *testing.T, got, payload []byte, hint string) {
 }
 
 // sigstoreAccepts asks sigstore-go's own parser and verifier, with the key and the curve's hash.
-func sigstoreAccepts(t *testing.T, data []byte, key *ecdsa.PrivateKey) {
+func sigstoreAccepts(t *testing.T, data []byte, key crypto.Signer) {
 	t.Helper()
 	var b sigbundle.Bundle
 	if err := b.UnmarshalJSON(data); err != nil {
@@ -165,8 +167,11 @@ func sigstoreAccepts(t *testing.T, data []byte, key *ecdsa.PrivateKey) {
 	if err != nil {
 		t.Fatalf("sigstore-go: %v", err)
 	}
-	hash := map[int]crypto.Hash{256: crypto.SHA256, 384: crypto.SHA384, 521: crypto.SHA512}[key.Params().BitSize]
-	v, err := signature.LoadECDSAVerifier(&key.PublicKey, hash)
+	hash := crypto.SHA256
+	if ec, ok := key.(*ecdsa.PrivateKey); ok {
+		hash = map[int]crypto.Hash{256: crypto.SHA256, 384: crypto.SHA384, 521: crypto.SHA512}[ec.Params().BitSize]
+	}
+	v, err := signature.LoadVerifier(key.Public(), hash)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -179,6 +184,35 @@ func sigstoreAccepts(t *testing.T, data []byte, key *ecdsa.PrivateKey) {
 type timeless struct{ signature.Verifier }
 
 func (timeless) ValidAtTime(time.Time) bool { return true }
+
+// A key in a token or a service is asked for one thing: to sign a digest with the hash that made it, or a message where the key is Ed25519.
+func TestWhatAKeyElsewhereIsAskedFor(t *testing.T) {
+	for kind, hash := range map[string]crypto.Hash{
+		"p256": crypto.SHA256, "p384": crypto.SHA384, "p521": crypto.SHA512, "rsa2048": crypto.SHA256, "ed25519": 0,
+	} {
+		key := anyKey(t, kind)
+		asked := 0
+		signer, err := bundle.NewKeySigner(brokenSigner{key.Public(), func(r io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+			asked++
+			want := []byte(pae(bundle.PayloadType, payload))
+			if hash != 0 {
+				h := hash.New()
+				h.Write(want)
+				want = h.Sum(nil)
+			}
+			if opts != crypto.SignerOpts(hash) || !bytes.Equal(digest, want) {
+				t.Errorf("%s: asked to sign %q with %#v", kind, digest, opts)
+			}
+			return key.Sign(r, digest, opts)
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := signer.Sign(t.Context(), []byte(payload)); err != nil || asked != 1 {
+			t.Errorf("%s: asked %d times: %v", kind, asked, err)
+		}
+	}
+}
 
 func TestSignRefuses(t *testing.T) {
 	signer, err := bundle.NewKeySigner(privateKey(t, "p256"))
@@ -518,6 +552,14 @@ func TestOpenRefuses(t *testing.T) {
 		"P-384 over SHA-512":                    {dsse(signDER(t, p384, crypto.SHA512, pae(bundle.PayloadType, payload))), p384.Public(), "did not make"},
 		"P-384 over SHA-1":                      {dsse(signDER(t, p384, crypto.SHA1, pae(bundle.PayloadType, payload))), p384.Public(), "did not make"},
 		"P-521 over SHA-384":                    {dsse(signDER(t, p521, crypto.SHA384, pae(bundle.PayloadType, payload))), p521.Public(), "did not make"},
+		"RSA over SHA-1":                        {dsse(signAs(t, "rsa2048", crypto.SHA1, pae(bundle.PayloadType, payload))), anyKey(t, "rsa2048").Public(), "did not make"},
+		"RSA over SHA-512":                      {dsse(signAs(t, "rsa2048", crypto.SHA512, pae(bundle.PayloadType, payload))), anyKey(t, "rsa2048").Public(), "did not make"},
+		"RSA-PSS":                               {dsse(signAs(t, "rsa2048", &rsa.PSSOptions{Hash: crypto.SHA256}, pae(bundle.PayloadType, payload))), anyKey(t, "rsa2048").Public(), "did not make"},
+		"Ed25519 over a digest":                 {dsse(signAs(t, "ed25519", crypto.Hash(0), digestOf(crypto.SHA512, pae(bundle.PayloadType, payload)))), anyKey(t, "ed25519").Public(), "did not make"},
+		"Ed25519ctx":                            {dsse(signAs(t, "ed25519", &ed25519.Options{Context: "modelsig"}, pae(bundle.PayloadType, payload))), anyKey(t, "ed25519").Public(), "did not make"},
+		"Ed25519ph with a context":              {dsse(signAs(t, "ed25519", &ed25519.Options{Hash: crypto.SHA512, Context: "modelsig"}, pae(bundle.PayloadType, payload))), anyKey(t, "ed25519").Public(), "did not make"},
+		"Ed25519 over the payload alone":        {dsse(signAs(t, "ed25519", crypto.Hash(0), payload)), anyKey(t, "ed25519").Public(), "did not make"},
+		"another kind of key":                   {dsse(right), anyKey(t, "ed25519").Public(), "did not make"},
 		"a signature that is not DER":           {dsse(plain(t, right)), p256.Public(), "did not make"},
 		"a signature with a byte behind it":     {dsse(append(bytes.Clone(right), 0)), p256.Public(), "did not make"},
 		"a signature of zeros":                  {dsse([]byte{0x30, 6, 2, 1, 0, 2, 1, 0}), p256.Public(), "did not make"},
@@ -583,6 +625,37 @@ func TestOpenAcceptsSHA256OnLargerCurves(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Other OMS tools sign Ed25519ph.
+func TestOpenAcceptsBothFormsOfEd25519(t *testing.T) {
+	v := keyVerifier(t, anyKey(t, "ed25519").Public())
+	for name, opts := range map[string]crypto.SignerOpts{"pure": crypto.Hash(0), "prehashed": crypto.SHA512} {
+		data := handMade(t, keyMaterial, bundle.PayloadType, []byte(payload), signAs(t, "ed25519", opts, pae(bundle.PayloadType, payload)))
+		got, err := open(data, v)
+		if err != nil || string(got.Payload) != payload {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// signAs signs message, hashed first if opts name a hash, with a key of testdata.
+func signAs(t testing.TB, kind string, opts crypto.SignerOpts, message string) []byte {
+	t.Helper()
+	if hash := opts.HashFunc(); hash != 0 {
+		message = digestOf(hash, message)
+	}
+	sig, err := anyKey(t, kind).Sign(rand.Reader, []byte(message), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sig
+}
+
+func digestOf(hash crypto.Hash, message string) string {
+	h := hash.New()
+	h.Write([]byte(message))
+	return string(h.Sum(nil))
 }
 
 // Whatever one byte becomes, the bundle is refused or says the same.

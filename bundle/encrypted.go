@@ -58,8 +58,8 @@ func decrypted(key crypto.Signer, err error) (crypto.Signer, error) {
 	return nil, fmt.Errorf("decrypt: %w", ErrPassword)
 }
 
-// decryptLegacy reads a SEC1 key encrypted as in RFC 1421. The form is weak (one round of MD5, no integrity), but many such keys exist, and reading one harms nobody.
-func decryptLegacy(block *pem.Block, password func() ([]byte, error)) (crypto.Signer, error) {
+// decryptLegacy reads a SEC1 or PKCS#1 key encrypted as in RFC 1421. The form is weak (one round of MD5, no integrity), but many such keys exist, and reading one harms nobody.
+func decryptLegacy(block *pem.Block, parse func([]byte) (crypto.Signer, error), password func() ([]byte, error)) (crypto.Signer, error) {
 	//lint:ignore SA1019 there is no other reader of this form, and nothing is written in it.
 	if !x509.IsEncryptedPEMBlock(block) {
 		return nil, errors.New("encryption headers without a cipher")
@@ -76,7 +76,7 @@ func decryptLegacy(block *pem.Block, password func() ([]byte, error)) (crypto.Si
 	if err != nil {
 		return nil, fmt.Errorf("decrypt: %w", err)
 	}
-	return decrypted(parseSEC1(der))
+	return decrypted(parse(der))
 }
 
 // decryptSigstore reads the form of cosign: PKCS#8 in a NaCl secret box under scrypt, as JSON.

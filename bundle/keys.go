@@ -16,6 +16,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"math/big"
 	"strings"
 )
 
@@ -24,14 +25,14 @@ var ErrPassword = errors.New("wrong or missing password")
 
 // A KeyError says that a key is of a kind that this package does not use.
 type KeyError struct {
-	Kind string // what the key is: `RSA`, `ECDSA P-224`
+	Kind string // what the key is: `RSA of 1024 bits`, `ECDSA P-224`
 }
 
 func (e *KeyError) Error() string {
-	return fmt.Sprintf("the key is %s, not ECDSA P-256, P-384 or P-521 (OMS §4.1)", e.Kind)
+	return fmt.Sprintf("the key is %s, not ECDSA P-256, P-384 or P-521 (OMS §4.1), nor Ed25519 or RSA of %d to %d bits", e.Kind, minRSABits, maxRSABits)
 }
 
-// maxKeyFile is the largest key file in bytes. A P-521 key in the longest form, with all that openssl writes around it, has 4 KiB.
+// maxKeyFile is the largest key file in bytes. The longest key, RSA of 16384 bits, has 13 KiB, and openssl may write as much text around it again.
 const maxKeyFile = 64 << 10
 
 // PEM block types of keys.
@@ -41,16 +42,19 @@ const (
 	pemPKCS8Encrypted  = "ENCRYPTED PRIVATE KEY"
 	pemSEC1            = "EC PRIVATE KEY"
 	pemSEC1Parameters  = "EC PARAMETERS" // openssl ecparam -genkey writes it before the key, which repeats it
+	pemPKCS1           = "RSA PRIVATE KEY"
+	pemPKCS1Public     = "RSA PUBLIC KEY"
 	pemSigstore        = "ENCRYPTED SIGSTORE PRIVATE KEY"
 	pemSigstoreBefore2 = "ENCRYPTED COSIGN PRIVATE KEY"
 )
 
-// ParsePrivateKey reads the one PEM private key of a file: SEC1 ("EC PRIVATE KEY"), PKCS#8 ("PRIVATE KEY"), both also encrypted as openssl does it
+// ParsePrivateKey reads the one PEM private key of a file: SEC1 ("EC PRIVATE KEY"), PKCS#1 ("RSA PRIVATE KEY"), PKCS#8 ("PRIVATE KEY"), all also encrypted as openssl does it
 // ("Proc-Type: 4,ENCRYPTED" and "ENCRYPTED PRIVATE KEY", PBES2 with PBKDF2 or scrypt), and cosign's form ("ENCRYPTED SIGSTORE PRIVATE KEY", "ENCRYPTED COSIGN PRIVATE KEY").
+// The key is an *[ecdsa.PrivateKey], an [ed25519.PrivateKey] or an *[rsa.PrivateKey] of 2048 to 16384 bits.
 // Lines of text before the key and an "EC PARAMETERS" block are skipped, as openssl does.
 //
 // password is called at most once, and only for an encrypted key of a form that can be read. A nil password or a wrong one: [ErrPassword].
-// Keys on other curves and of other kinds: [*KeyError]. Public keys, certificates, two keys and files without a key
+// Keys on other curves, of other kinds and sizes: [*KeyError]. Public keys, certificates, two keys and files without a key
 // get an error that says what was found. No error repeats what the file says.
 func ParsePrivateKey(data []byte, password func() ([]byte, error)) (crypto.Signer, error) {
 	key, err := parsePrivateKey(data, password)
@@ -68,11 +72,15 @@ func parsePrivateKey(data []byte, password func() ([]byte, error)) (crypto.Signe
 	// The form of RFC 1421, for which openssl has no other use today than SEC1 and RSA keys.
 	legacy := block.Headers["DEK-Info"] != "" || block.Headers["Proc-Type"] != ""
 	switch block.Type {
-	case pemSEC1:
-		if legacy {
-			return decryptLegacy(block, password)
+	case pemSEC1, pemPKCS1:
+		parse := parseSEC1
+		if block.Type == pemPKCS1 {
+			parse = parsePKCS1
 		}
-		return parseSEC1(block.Bytes)
+		if legacy {
+			return decryptLegacy(block, parse, password)
+		}
+		return parse(block.Bytes)
 	case pemPKCS8:
 		if legacy {
 			return nil, errors.New("PKCS#8 with encryption headers")
@@ -82,8 +90,6 @@ func parsePrivateKey(data []byte, password func() ([]byte, error)) (crypto.Signe
 		return decryptPKCS8(block.Bytes, password)
 	case pemSigstore, pemSigstoreBefore2:
 		return decryptSigstore(block.Bytes, password)
-	case "RSA PRIVATE KEY":
-		return nil, &KeyError{Kind: "RSA"}
 	case "DSA PRIVATE KEY":
 		return nil, &KeyError{Kind: "DSA"}
 	case "OPENSSH PRIVATE KEY":
@@ -92,7 +98,8 @@ func parsePrivateKey(data []byte, password func() ([]byte, error)) (crypto.Signe
 	return nil, fmt.Errorf("the file has %s, not a private key", blockName(block.Type))
 }
 
-// ParsePublicKey reads the one PEM public key of a file ("PUBLIC KEY", PKIX). Keys on other curves and of other kinds: [*KeyError].
+// ParsePublicKey reads the one PEM public key of a file: PKIX ("PUBLIC KEY") or PKCS#1 ("RSA PUBLIC KEY"). The key is an *[ecdsa.PublicKey], an [ed25519.PublicKey]
+// or an *[rsa.PublicKey] of 2048 to 16384 bits. Keys on other curves, of other kinds and sizes: [*KeyError].
 // Private keys, certificates, two keys and files without a key get an error that says what was found.
 func ParsePublicKey(data []byte) (crypto.PublicKey, error) {
 	key, err := parsePublicKey(data)
@@ -109,19 +116,22 @@ func parsePublicKey(data []byte) (crypto.PublicKey, error) {
 	}
 	switch block.Type {
 	case pemPublic:
-	case "RSA PUBLIC KEY":
-		return nil, &KeyError{Kind: "RSA"}
-	default:
-		return nil, fmt.Errorf("the file has %s, not a public key", blockName(block.Type))
+		if err := unknownKind(block.Bytes); err != nil {
+			return nil, err
+		}
+		key, err := x509.ParsePKIXPublicKey(block.Bytes)
+		return usablePublicKey(key, err)
+	case pemPKCS1Public:
+		var public struct{ N, E *big.Int } // RFC 8017 appendix A.1.1
+		if _, err := asn1.Unmarshal(block.Bytes, &public); err == nil {
+			if err := unknownSize(public.N); err != nil {
+				return nil, err
+			}
+		}
+		key, err := x509.ParsePKCS1PublicKey(block.Bytes)
+		return usablePublicKey(key, err)
 	}
-	if err := unknownKind(block.Bytes); err != nil {
-		return nil, err
-	}
-	key, err := x509.ParsePKIXPublicKey(block.Bytes)
-	if err != nil {
-		return nil, fmt.Errorf("damaged key: %w", err)
-	}
-	return ecdsaPublicKey(key)
+	return nil, fmt.Errorf("the file has %s, not a public key", blockName(block.Type))
 }
 
 // blockName names a PEM block type for a message.
@@ -203,7 +213,27 @@ func parseSEC1(der []byte) (crypto.Signer, error) {
 		}
 		return nil, fmt.Errorf("damaged key: %w", err)
 	}
-	return ecdsaPrivateKey(key)
+	return usablePrivateKey(key)
+}
+
+func parsePKCS1(der []byte) (crypto.Signer, error) {
+	if err := exactDER(der); err != nil {
+		return nil, fmt.Errorf("damaged key: %w", err)
+	}
+	var pkcs1 struct { // RFC 8017 appendix A.1.2, its beginning
+		Version int
+		N       *big.Int
+	}
+	if _, err := asn1.Unmarshal(der, &pkcs1); err == nil {
+		if err := unknownSize(pkcs1.N); err != nil {
+			return nil, err
+		}
+	}
+	key, err := x509.ParsePKCS1PrivateKey(der)
+	if err != nil {
+		return nil, fmt.Errorf("damaged key: %w", err)
+	}
+	return usablePrivateKey(key)
 }
 
 func parsePKCS8(der []byte) (crypto.Signer, error) {
@@ -217,18 +247,20 @@ func parsePKCS8(der []byte) (crypto.Signer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("damaged key: %w", err)
 	}
-	return ecdsaPrivateKey(key)
+	return usablePrivateKey(key)
 }
 
 var (
-	oidECDSA = asn1.ObjectIdentifier{1, 2, 840, 10045, 2, 1}
-	oidP256  = asn1.ObjectIdentifier{1, 2, 840, 10045, 3, 1, 7}
-	oidP384  = asn1.ObjectIdentifier{1, 3, 132, 0, 34}
-	oidP521  = asn1.ObjectIdentifier{1, 3, 132, 0, 35}
+	oidECDSA   = asn1.ObjectIdentifier{1, 2, 840, 10045, 2, 1}
+	oidP256    = asn1.ObjectIdentifier{1, 2, 840, 10045, 3, 1, 7}
+	oidP384    = asn1.ObjectIdentifier{1, 3, 132, 0, 34}
+	oidP521    = asn1.ObjectIdentifier{1, 3, 132, 0, 35}
+	oidRSA     = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 1}
+	oidEd25519 = asn1.ObjectIdentifier{1, 3, 101, 112}
 )
 
-// unknownKind returns a *KeyError if a PKCS#8 or PKIX key names an algorithm or curve that is not ours, and nil for one that is and for what is neither.
-// The parsers report such keys like damaged ones, if they know them at all.
+// unknownKind returns a *KeyError if a PKCS#8 or PKIX key names an algorithm, curve or size that is not ours, and nil for one that is and for what is neither.
+// The parsers report such keys like damaged ones, if they know them at all, and check a number of any size.
 func unknownKind(der []byte) error {
 	var private struct { // RFC 5958 §2, without the attributes
 		Version   int
@@ -240,17 +272,53 @@ func unknownKind(der []byte) error {
 		Key       asn1.BitString
 	}
 	var algorithm pkix.AlgorithmIdentifier
+	var modulus *big.Int
 	if _, err := asn1.Unmarshal(der, &private); err == nil {
 		algorithm = private.Algorithm
+		var pkcs1 struct {
+			Version int
+			N       *big.Int
+		}
+		if _, err := asn1.Unmarshal(private.Key, &pkcs1); err == nil {
+			modulus = pkcs1.N
+		}
 	} else if _, err := asn1.Unmarshal(der, &public); err == nil {
 		algorithm = public.Algorithm
+		var pkcs1 struct{ N, E *big.Int }
+		if _, err := asn1.Unmarshal(public.Key.Bytes, &pkcs1); err == nil {
+			modulus = pkcs1.N
+		}
 	} else {
 		return nil
 	}
-	if !algorithm.Algorithm.Equal(oidECDSA) {
-		return &KeyError{Kind: algorithmName(algorithm.Algorithm)}
+	switch {
+	case algorithm.Algorithm.Equal(oidECDSA):
+		return unknownCurve(algorithm.Parameters.FullBytes)
+	case algorithm.Algorithm.Equal(oidRSA):
+		return unknownSize(modulus)
+	case algorithm.Algorithm.Equal(oidEd25519):
+		return nil
 	}
-	return unknownCurve(algorithm.Parameters.FullBytes)
+	return &KeyError{Kind: algorithmName(algorithm.Algorithm)}
+}
+
+// unknownSize returns a *KeyError if an RSA modulus is too short or too long; nil if there is none.
+func unknownSize(modulus *big.Int) error {
+	if modulus == nil {
+		return nil
+	}
+	if bits := modulus.BitLen(); bits < minRSABits || bits > maxRSABits {
+		return &KeyError{Kind: rsaKind(bits)}
+	}
+	return nil
+}
+
+// rsaKind names an RSA key, by its size too where that is what is wrong with it.
+func rsaKind(bits int) string {
+	if bits < minRSABits || bits > maxRSABits {
+		return fmt.Sprintf("RSA of %d bits", bits)
+	}
+	return "RSA"
 }
 
 // unknownCurve returns a *KeyError if the parameters of an ECDSA key name a curve that is not ours, or spell one out.
@@ -267,16 +335,12 @@ func unknownCurve(params []byte) error {
 
 func algorithmName(id asn1.ObjectIdentifier) string {
 	switch id.String() {
-	case "1.2.840.113549.1.1.1":
-		return "RSA"
 	case "1.2.840.113549.1.1.10":
 		return "RSA-PSS"
 	case "1.2.840.10040.4.1":
 		return "DSA"
 	case "1.3.101.110":
 		return "X25519"
-	case "1.3.101.112":
-		return "Ed25519"
 	case "1.3.101.113":
 		return "Ed448"
 	}
@@ -295,35 +359,65 @@ func curveName(id asn1.ObjectIdentifier) string {
 	return "on curve " + id.String()
 }
 
-// ecdsaPublicKey returns key as what this package verifies with, or a *KeyError.
-func ecdsaPublicKey(key crypto.PublicKey) (*ecdsa.PublicKey, error) {
-	ec, ok := key.(*ecdsa.PublicKey)
-	if !ok || ec == nil || ec.Curve == nil {
-		return nil, &KeyError{Kind: kindOf(key)}
+// usablePublicKey returns a parser's key as one that this package verifies with, or a *KeyError.
+func usablePublicKey(key crypto.PublicKey, err error) (crypto.PublicKey, error) {
+	if err != nil {
+		return nil, fmt.Errorf("damaged key: %w", err)
 	}
-	_, err := algorithmOf(ec)
-	return ec, err
-}
-
-func ecdsaPrivateKey(key any) (crypto.Signer, error) {
-	ec, ok := key.(*ecdsa.PrivateKey)
-	if !ok || ec == nil {
-		return nil, &KeyError{Kind: kindOf(key)}
-	}
-	if _, err := ecdsaPublicKey(&ec.PublicKey); err != nil {
+	if _, err := algorithmOf(key); err != nil {
 		return nil, err
 	}
-	return ec, nil
+	return key, nil
 }
 
-// kindOf names the kind of a key for a KeyError.
+// usablePrivateKey returns key as one that this package signs with and writes, or a *KeyError.
+func usablePrivateKey(key any) (crypto.Signer, error) {
+	var private crypto.Signer
+	switch k := key.(type) {
+	case *ecdsa.PrivateKey:
+		if k != nil {
+			private = k
+		}
+	case *rsa.PrivateKey:
+		if k != nil {
+			private = k
+		}
+	case ed25519.PrivateKey:
+		if len(k) == ed25519.PrivateKeySize {
+			private = k
+		}
+	}
+	if private == nil {
+		return nil, &KeyError{Kind: kindOf(key)}
+	}
+	if _, err := algorithmOf(private.Public()); err != nil {
+		return nil, err
+	}
+	return private, nil
+}
+
+// kindOf names the kind of a key. For those that this package uses it is one of `ECDSA P-256`, `ECDSA P-384`, `ECDSA P-521`, `Ed25519` and `RSA`.
 func kindOf(key any) string {
 	switch k := key.(type) {
-	case nil:
+	case *rsa.PublicKey:
+		if k != nil && k.N != nil {
+			return rsaKind(k.N.BitLen())
+		}
 		return "missing"
-	case *rsa.PublicKey, *rsa.PrivateKey:
-		return "RSA"
-	case ed25519.PublicKey, ed25519.PrivateKey:
+	case *rsa.PrivateKey:
+		if k != nil {
+			return kindOf(&k.PublicKey)
+		}
+		return "missing"
+	case ed25519.PublicKey:
+		if len(k) != ed25519.PublicKeySize {
+			return fmt.Sprintf("Ed25519 of %d bytes", len(k))
+		}
+		return "Ed25519"
+	case ed25519.PrivateKey:
+		if len(k) != ed25519.PrivateKeySize {
+			return fmt.Sprintf("Ed25519 of %d bytes", len(k))
+		}
 		return "Ed25519"
 	case *ecdsa.PublicKey:
 		if k != nil && k.Curve != nil {
@@ -331,9 +425,11 @@ func kindOf(key any) string {
 		}
 		return "missing"
 	case *ecdsa.PrivateKey:
-		if k != nil && k.Curve != nil {
-			return "ECDSA " + k.Curve.Params().Name
+		if k != nil {
+			return kindOf(&k.PublicKey)
 		}
+		return "missing"
+	case nil:
 		return "missing"
 	}
 	return fmt.Sprintf("a %T", key)
@@ -354,41 +450,49 @@ func fingerprintOf(publicPEM []byte) string {
 }
 
 // MarshalPublicKey writes a public key as PKIX PEM: lines of 64 characters, each ended by one line feed, as openssl writes it.
-// Keys on other curves and of other kinds: [*KeyError].
+// Keys on other curves, of other kinds and sizes: [*KeyError].
 func MarshalPublicKey(key crypto.PublicKey) ([]byte, error) {
-	ec, err := ecdsaPublicKey(key)
-	if err != nil {
+	if _, err := algorithmOf(key); err != nil {
 		return nil, err
 	}
-	der, err := x509.MarshalPKIXPublicKey(ec)
+	der, err := x509.MarshalPKIXPublicKey(key)
 	if err != nil {
 		return nil, fmt.Errorf("marshal public key: %w", err)
 	}
 	return pem.EncodeToMemory(&pem.Block{Type: pemPublic, Bytes: der}), nil
 }
 
-// GenerateKey makes an ECDSA key on curve "p256", "p384" or "p521".
-func GenerateKey(curve string) (crypto.Signer, error) {
-	switch curve {
+// GenerateKey makes a key of a kind: ECDSA "p256", "p384" or "p521" (OMS §4.1), "ed25519", or RSA "rsa2048", "rsa3072" or "rsa4096".
+func GenerateKey(kind string) (crypto.Signer, error) {
+	switch kind {
 	case "p256":
 		return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	case "p384":
 		return ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
 	case "p521":
 		return ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
+	case "ed25519":
+		_, key, err := ed25519.GenerateKey(rand.Reader)
+		return key, err
+	case "rsa2048":
+		return rsa.GenerateKey(rand.Reader, 2048)
+	case "rsa3072":
+		return rsa.GenerateKey(rand.Reader, 3072)
+	case "rsa4096":
+		return rsa.GenerateKey(rand.Reader, 4096)
 	}
-	return nil, fmt.Errorf("generate key: %s is not p256, p384 or p521", quote(curve))
+	return nil, fmt.Errorf("generate key: %s is not p256, p384, p521, ed25519, rsa2048, rsa3072 or rsa4096", quote(kind))
 }
 
-// MarshalPrivateKey writes an ECDSA private key as PKCS#8 PEM, which openssl reads. A password that is not empty encrypts it
-// (PBES2: AES-256 in CBC mode, PBKDF2 with HMAC-SHA-256). A key that lies elsewhere, as in a token, is a [*KeyError].
+// MarshalPrivateKey writes a private key as PKCS#8 PEM, which openssl reads. A password that is not empty encrypts it
+// (PBES2: AES-256 in CBC mode, PBKDF2 with HMAC-SHA-256). A key that lies elsewhere, as in a token, and one that this package does not use are a [*KeyError].
 func MarshalPrivateKey(key crypto.Signer, password []byte) ([]byte, error) {
-	ec, err := ecdsaPrivateKey(key)
+	usable, err := usablePrivateKey(key)
 	if err != nil {
 		return nil, fmt.Errorf("marshal private key: %w", err)
 	}
 	block := pem.Block{Type: pemPKCS8}
-	if block.Bytes, err = x509.MarshalPKCS8PrivateKey(ec); err != nil {
+	if block.Bytes, err = x509.MarshalPKCS8PrivateKey(usable); err != nil {
 		return nil, fmt.Errorf("marshal private key: %w", err)
 	}
 	if len(password) > 0 {

@@ -9,6 +9,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/asn1"
 	"encoding/base64"
 	"encoding/hex"
@@ -16,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/big"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -51,22 +53,46 @@ func privateKey(t testing.TB, curve string) *ecdsa.PrivateKey {
 	return key.(*ecdsa.PrivateKey)
 }
 
-func publicKey(t testing.TB, file string) *ecdsa.PublicKey {
+func publicKey(t testing.TB, file string) equalKey {
 	t.Helper()
 	key, err := bundle.ParsePublicKey(readFile(t, file))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return key.(*ecdsa.PublicKey)
+	return key.(equalKey)
 }
 
+// equalKey is what all public keys of the standard library are.
+type equalKey interface{ Equal(crypto.PublicKey) bool }
+
+// anyKey returns the key pair of a kind in testdata: a curve, ed25519 or rsa2048.
+func anyKey(t testing.TB, kind string) crypto.Signer {
+	t.Helper()
+	key, err := bundle.ParsePrivateKey(readFile(t, keysDir, kind+".pkcs8.pem"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+// kinds are the key pairs in testdata.
+func kinds() []string { return []string{"p256", "p384", "p521", "ed25519", "rsa2048"} }
+
 func TestEveryFormOfAKeyIsTheSameKey(t *testing.T) {
-	for _, curve := range []string{"p256", "p384", "p521"} {
+	for _, curve := range kinds() {
 		want := publicKey(t, filepath.Join(keysDir, curve+".pub.pem"))
-		for form, isEncrypted := range map[string]bool{
-			"sec1": false, "params": false, "pkcs8": false,
-			"legacy": true, "pbkdf2": true, "scrypt": true, "cosign": true,
-		} {
+		forms := map[string]bool{"pkcs8": false, "pbkdf2": true, "scrypt": true, "cosign": true}
+		switch curve {
+		case "ed25519":
+		case "rsa2048":
+			forms["pkcs1"], forms["legacy"] = false, true
+			if !want.Equal(publicKey(t, filepath.Join(keysDir, curve+".pkcs1.pub.pem"))) {
+				t.Error("another key in PKCS#1")
+			}
+		default:
+			forms["sec1"], forms["params"], forms["legacy"] = false, false, true
+		}
+		for form, isEncrypted := range forms {
 			t.Run(curve+"/"+form, func(t *testing.T) {
 				calls := 0
 				ask := func() ([]byte, error) { calls++; return []byte(password), nil }
@@ -103,7 +129,7 @@ func TestEveryFormOfAKeyIsTheSameKey(t *testing.T) {
 
 func TestKeyFilesAroundTheKey(t *testing.T) {
 	sec1, pkcs8 := string(readFile(t, keysDir, "p256.sec1.pem")), string(readFile(t, keysDir, "p256.pkcs8.pem"))
-	public := string(readFile(t, keysDir, "p256.pub.pem"))
+	pkcs1, public := string(readFile(t, keysDir, "rsa2048.pkcs1.pem")), string(readFile(t, keysDir, "p256.pub.pem"))
 	params := string(readFile(t, keysDir, "p256.params.pem"))
 	params = params[:strings.Index(params, "-----BEGIN EC PRIVATE")]
 	for name, tc := range map[string]struct {
@@ -143,6 +169,11 @@ func TestKeyFilesAroundTheKey(t *testing.T) {
 		"encryption headers and no cipher": {strings.Replace(sec1, "-----\n", "-----\nProc-Type: 4,ENCRYPTED\n\n", 1), "without a cipher"},
 		"PKCS#8 with bytes behind it":      {repack(t, pkcs8, func(der []byte) []byte { return append(der, 0) }), "damaged"},
 		"SEC1 with bytes behind it":        {repack(t, sec1, func(der []byte) []byte { return append(der, 0) }), "damaged"},
+		"PKCS#1 named PKCS#8":              {strings.ReplaceAll(pkcs1, "RSA PRIVATE", "PRIVATE"), "damaged"},
+		"PKCS#8 named PKCS#1":              {strings.ReplaceAll(pkcs8, "PRIVATE", "RSA PRIVATE"), "damaged"},
+		"PKCS#1 with bytes behind it":      {repack(t, pkcs1, func(der []byte) []byte { return append(der, 0) }), "damaged"},
+		"RSA primes that do not fit":       {repack(t, pkcs1, func(der []byte) []byte { der[12] ^= 1; return der }), "damaged"},
+		"EC PARAMETERS before an RSA key":  {params + pkcs1, `"EC PARAMETERS" is followed by a private key`},
 		"a scalar beyond the curve's order": {repack(t, sec1, func(der []byte) []byte {
 			return bytes.Replace(der, der[7:39], bytes.Repeat([]byte{0xff}, 32), 1)
 		}), "damaged"},
@@ -183,8 +214,8 @@ func TestOtherKindsOfKeysAreNamed(t *testing.T) {
 	for file, kind := range map[string]string{
 		"p224.sec1.pem": "ECDSA P-224", "secp256k1.sec1.pem": "ECDSA secp256k1", "secp256k1.pkcs8.pem": "ECDSA secp256k1",
 		"explicit.pkcs8.pem": "ECDSA on a curve without a name", "explicit.sec1.pem": "ECDSA on a curve without a name",
-		"rsa.pkcs1.pem": "RSA", "rsa.pkcs8.pem": "RSA", "rsa.pbkdf2.pem": "RSA",
-		"ed25519.pkcs8.pem": "Ed25519", "x25519.pkcs8.pem": "X25519",
+		"rsa1024.pkcs1.pem": "RSA of 1024 bits", "rsa1024.pkcs8.pem": "RSA of 1024 bits", "rsa1024.pbkdf2.pem": "RSA of 1024 bits",
+		"ed448.pkcs8.pem": "Ed448", "x25519.pkcs8.pem": "X25519",
 	} {
 		t.Run(file, func(t *testing.T) {
 			_, err := bundle.ParsePrivateKey(readFile(t, keysDir, "refused", file), givePassword)
@@ -192,7 +223,7 @@ func TestOtherKindsOfKeysAreNamed(t *testing.T) {
 		})
 	}
 	for file, kind := range map[string]string{
-		"secp256k1.pub.pem": "ECDSA secp256k1", "rsa.pub.pem": "RSA", "ed25519.pub.pem": "Ed25519",
+		"secp256k1.pub.pem": "ECDSA secp256k1", "rsa1024.pub.pem": "RSA of 1024 bits", "rsa1024.pkcs1.pub.pem": "RSA of 1024 bits",
 	} {
 		t.Run(file, func(t *testing.T) {
 			_, err := bundle.ParsePublicKey(readFile(t, keysDir, "refused", file))
@@ -365,7 +396,7 @@ func TestDamagedEncryptedKeysAreRefused(t *testing.T) {
 }
 
 func TestGeneratedKeysSurviveTheirFile(t *testing.T) {
-	for _, curve := range []string{"p256", "p384", "p521"} {
+	for _, curve := range append(kinds(), "rsa3072", "rsa4096") {
 		for _, secret := range []string{"", password} {
 			t.Run(curve+"/"+secret, func(t *testing.T) {
 				key, err := bundle.GenerateKey(curve)
@@ -383,14 +414,14 @@ func TestGeneratedKeysSurviveTheirFile(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if !key.(*ecdsa.PrivateKey).Equal(again) {
+				if !key.(interface{ Equal(crypto.PrivateKey) bool }).Equal(again) {
 					t.Error("another private key")
 				}
 				public, err := bundle.MarshalPublicKey(key.Public())
 				if err != nil {
 					t.Fatal(err)
 				}
-				if publicAgain, err := bundle.ParsePublicKey(public); err != nil || !key.Public().(*ecdsa.PublicKey).Equal(publicAgain) {
+				if publicAgain, err := bundle.ParsePublicKey(public); err != nil || !key.Public().(equalKey).Equal(publicAgain) {
 					t.Error("another public key:", err)
 				}
 				openssl(t, text, public)
@@ -422,7 +453,7 @@ func openssl(t *testing.T, private, public []byte) {
 }
 
 func TestFingerprintIsTheHashOfThePublicKeyFile(t *testing.T) {
-	for _, curve := range []string{"p256", "p384", "p521"} {
+	for _, curve := range kinds() {
 		file := readFile(t, keysDir, curve+".pub.pem")
 		got, err := bundle.Fingerprint(publicKey(t, filepath.Join(keysDir, curve+".pub.pem")))
 		if err != nil {
@@ -435,14 +466,16 @@ func TestFingerprintIsTheHashOfThePublicKeyFile(t *testing.T) {
 }
 
 func TestKeysOfOtherKindsNeitherSignNorVerify(t *testing.T) {
-	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	rsaKey, err := bundle.ParsePrivateKey(readFile(t, keysDir, "rsa2048.pkcs8.pem"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	edPublic, edKey, err := ed25519.GenerateKey(rand.Reader)
+	block, _ := pem.Decode(readFile(t, keysDir, "refused/rsa1024.pkcs1.pem"))
+	short, err := x509.ParsePKCS1PrivateKey(block.Bytes)
 	if err != nil {
 		t.Fatal(err)
 	}
+	long := &rsa.PublicKey{N: new(big.Int).Lsh(big.NewInt(1), 16384), E: 65537}
 	p224, err := ecdsa.GenerateKey(elliptic.P224(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -451,11 +484,12 @@ func TestKeysOfOtherKindsNeitherSignNorVerify(t *testing.T) {
 		private crypto.Signer
 		public  crypto.PublicKey
 	}{
-		"RSA":         {rsaKey, rsaKey.Public()},
-		"Ed25519":     {edKey, edPublic},
-		"ECDSA P-224": {p224, p224.Public()},
-		"missing":     {nil, nil},
-		"a string":    {nil, "key"},
+		"RSA of 1024 bits":    {short, short.Public()},
+		"RSA of 16385 bits":   {nil, long},
+		"Ed25519 of 31 bytes": {nil, make(ed25519.PublicKey, 31)},
+		"ECDSA P-224":         {p224, p224.Public()},
+		"missing":             {nil, nil},
+		"a string":            {nil, "key"},
 	} {
 		t.Run(kind, func(t *testing.T) {
 			if tc.private != nil {
@@ -472,12 +506,16 @@ func TestKeysOfOtherKindsNeitherSignNorVerify(t *testing.T) {
 			wantKind(t, err, kind)
 		})
 	}
-	_, err = bundle.NewKeyVerifier((*ecdsa.PublicKey)(nil))
-	wantKind(t, err, "missing")
+	for _, missing := range []crypto.PublicKey{(*ecdsa.PublicKey)(nil), &ecdsa.PublicKey{}, (*rsa.PublicKey)(nil), &rsa.PublicKey{}} {
+		_, err = bundle.NewKeyVerifier(missing)
+		wantKind(t, err, "missing")
+	}
+	_, err = bundle.MarshalPrivateKey(brokenSigner{rsaKey.Public(), rsaKey.Sign}, nil)
+	wantKind(t, err, "a bundle_test.brokenSigner")
 	if _, err := bundle.NewKeySigner(nil); err == nil {
 		t.Error("signs without a key")
 	}
-	off := *publicKey(t, keysDir+"/p256.pub.pem")
+	off := privateKey(t, "p256").PublicKey
 	off.Curve = elliptic.P384()
 	if _, err := bundle.NewKeyVerifier(&off); err == nil {
 		t.Error("verifies with a point off the curve")
