@@ -35,7 +35,8 @@
 //	x509CertificateChain    certificate  the verifier has a root of the chain
 //	certificate             sigstore     a short-lived certificate and an entry in a transparency log
 //
-// A certificate without a log entry counts as method certificate. What the material says is a claim. It decides
+// Method certificate is written as a chain: the leaf first, then the certificates that issued it, in order, without the root, which the verifier has and trusts (OMS §4.1, §8.2):
+// [NewCertificateVerifier] says which certificates count. A certificate without a log entry counts as method certificate. What the material says is a claim. It decides
 // whether a [Verifier] looks at the bundle at all, and selects nothing else: hints, key ids and
 // key bytes inside a bundle are never used.
 //
@@ -117,9 +118,11 @@ func (b *Bundle) Method() string { return b.wire.method() }
 // An Identity is who signed, as proved by [Bundle.Open].
 type Identity struct {
 	Method         string // MethodKey, MethodCertificate or MethodSigstore
-	KeyFingerprint string // key: see [Fingerprint]
-	Subject        string // certificate, sigstore: the subject alternative name; empty for key
-	Issuer         string // sigstore: the OIDC issuer
+	KeyFingerprint string // key, certificate: of the key, or of the leaf's key; see [Fingerprint]
+	// Subject is, for certificate and sigstore, the subject alternative name: the one that was asked for, or the first one. Its type shows:
+	// a URI has "://" or begins with "uri:", a mail address has "@" or begins with "email:", a DNS name begins with "dns:". Empty for key, and if there is none.
+	Subject string
+	Issuer  string // sigstore: the OIDC issuer
 }
 
 // A Verified is an authenticated payload.
@@ -232,7 +235,7 @@ func insecureNames(der []byte) (subject, issuer string) {
 	}
 	summary, err := certificate.SummarizeCertificate(leaf)
 	if err != nil && len(leaf.DNSNames) > 0 { // the summary knows no DNS names
-		return leaf.DNSNames[0], ""
+		return certName{nameDNS, leaf.DNSNames[0]}.String(), ""
 	}
 	return summary.SubjectAlternativeName, summary.Issuer
 }

@@ -161,7 +161,7 @@ func (v *keyVerifier) String() string { return "key " + v.fingerprint }
 
 func (v *keyVerifier) open(b *Bundle) (Proof, error) {
 	if m := b.Method(); m != MethodKey {
-		return Proof{}, fmt.Errorf("takes bundles of method %s only (OMS §4.1)", MethodKey)
+		return Proof{}, fmt.Errorf("takes bundles of method %s only, not %s (OMS §4.1)", MethodKey, m)
 	}
 	if err := v.check(b.wire.Envelope); err != nil {
 		return Proof{}, err
@@ -185,7 +185,7 @@ func NewKeySigner(key crypto.Signer) (Signer, error) {
 type keySigner struct{ keypair *keypair }
 
 func (s *keySigner) Sign(ctx context.Context, payloads ...[]byte) ([]*Bundle, error) {
-	return signAll(ctx, s.keypair, s.Verifier(), payloads)
+	return signAll(ctx, s.keypair, sign.BundleOptions{}, s.Verifier(), payloads)
 }
 
 func (s *keySigner) Verifier() Verifier { return &keyVerifier{s.keypair.public} }

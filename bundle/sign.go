@@ -22,11 +22,11 @@ type Signer interface {
 	Verifier() Verifier
 }
 
-// signAll signs payloads one by one and checks each result.
-func signAll(ctx context.Context, keypair sign.Keypair, verifier Verifier, payloads [][]byte) ([]*Bundle, error) {
+// signAll signs payloads one by one and checks each result. material says what goes into a bundle beside the signature; empty: the key's hint.
+func signAll(ctx context.Context, keypair sign.Keypair, material sign.BundleOptions, verifier Verifier, payloads [][]byte) ([]*Bundle, error) {
 	bundles := make([]*Bundle, 0, len(payloads))
 	for _, payload := range payloads {
-		b, err := signOne(ctx, keypair, verifier, payload)
+		b, err := signOne(ctx, keypair, material, verifier, payload)
 		if err != nil {
 			return nil, fmt.Errorf("sign with %s: %w", verifier, err)
 		}
@@ -35,7 +35,7 @@ func signAll(ctx context.Context, keypair sign.Keypair, verifier Verifier, paylo
 	return bundles, nil
 }
 
-func signOne(ctx context.Context, keypair sign.Keypair, verifier Verifier, payload []byte) (*Bundle, error) {
+func signOne(ctx context.Context, keypair sign.Keypair, material sign.BundleOptions, verifier Verifier, payload []byte) (*Bundle, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -45,7 +45,8 @@ func signOne(ctx context.Context, keypair sign.Keypair, verifier Verifier, paylo
 	if base64.StdEncoding.EncodedLen(len(payload)) > MaxSize-envelopeSize {
 		return nil, fmt.Errorf("a payload of %d bytes does not fit a bundle of %d bytes", len(payload), MaxSize)
 	}
-	signed, err := sign.Bundle(&statement{sign.DSSEData{Data: payload, PayloadType: PayloadType}}, keypair, sign.BundleOptions{Context: ctx})
+	material.Context = ctx
+	signed, err := sign.Bundle(&statement{sign.DSSEData{Data: payload, PayloadType: PayloadType}}, keypair, material)
 	if err != nil {
 		return nil, err
 	}
@@ -63,8 +64,8 @@ func signOne(ctx context.Context, keypair sign.Keypair, verifier Verifier, paylo
 	return b, nil
 }
 
-// envelopeSize is room, in bytes, for all of a bundle but its payload.
-const envelopeSize = 64 << 10
+// envelopeSize is room, in bytes, for all of a bundle but its payload: most of it for certificates, as many and as large as they may be.
+const envelopeSize = 1 << 20
 
 // marshal writes a signed bundle in one allocation for the payload. protojson writes only the verification material:
 // it varies its white space from build to build, so what it writes is compacted.
