@@ -211,14 +211,19 @@ type CertificateOptions struct {
 	// Empty: everybody who has a certificate of the anchors that may sign code.
 	Identity string
 
-	// Now is the time at which certificates must be valid. Nil: [time.Now].
+	// TimestampAnchors are the certificates of timestamp authorities: self-signed ones, which are trusted, and others, which may be needed to get there.
+	// With them a token (RFC 3161) over a bundle's signature proves the time at which its certificates must be valid. Empty: they must be valid now.
+	TimestampAnchors []*x509.Certificate
+
+	// Now is the time at which certificates must be valid where no token proves another one. Nil: [time.Now].
 	Now func() time.Time
 }
 
 // NewCertificateVerifier accepts bundles of method certificate whose leaf certificate leads to an anchor. Anchors are those of chain that are signed with their own key,
 // at least one; the others of chain, and at most 10 of the bundle, may stand between leaf and anchor, and are never trusted by themselves. The system's roots are never used.
 //
-// All certificates from leaf to anchor must be valid now.
+// All certificates from leaf to anchor must be valid at one time: that of a token that an authority in o.TimestampAnchors made of this very signature, else now.
+// A token by anybody else, of anything else, or of a time at which the certificates were not valid counts as none. If several are good, the earliest time counts.
 // The leaf's key usage, if it has one, has digitalSignature; its extended key usage, if it has one, has codeSigning; it has one of them. Name constraints hold.
 // Its key is one that [NewKeyVerifier] takes. CAs may sign.
 func NewCertificateVerifier(chain []*x509.Certificate, o CertificateOptions) (Verifier, error) {
@@ -242,6 +247,13 @@ func NewCertificateVerifier(chain []*x509.Certificate, o CertificateOptions) (Ve
 			return nil, fmt.Errorf("verify with certificates: %s is no identity", quote(o.Identity))
 		}
 		v.identity = &name
+	}
+	if len(o.TimestampAnchors) > 0 {
+		authorities, err := newAuthorities(o.TimestampAnchors)
+		if err != nil {
+			return nil, fmt.Errorf("verify with certificates: %w", err)
+		}
+		v.authorities = authorities
 	}
 	return v, nil
 }
@@ -285,10 +297,11 @@ func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 type certificateVerifier struct {
 	path
-	anchors  []*x509.Certificate
-	identity *certName        // nil: anybody
-	carries  [][]byte         // what a bundle must carry, as DER, the leaf first; nil: any
-	now      func() time.Time // nil: time.Now
+	anchors     []*x509.Certificate
+	identity    *certName        // nil: anybody
+	carries     [][]byte         // what a bundle must carry, as DER, the leaf first; nil: any
+	authorities *authorities     // nil: no token counts
+	now         func() time.Time // nil: time.Now
 }
 
 func (v *certificateVerifier) String() string {
@@ -329,7 +342,7 @@ func (v *certificateVerifier) open(b *Bundle) (Proof, error) {
 	}
 	signer.KeyFingerprint = key.fingerprint
 	proof := Proof{Signer: signer}
-	if err := v.checkTime(certs); err != nil {
+	if err := v.checkTime(&proof, b, certs); err != nil {
 		return Proof{}, err
 	}
 	err = key.check(b.wire.Envelope)
@@ -374,13 +387,26 @@ func listNames(names []certName) string {
 	return strings.Join(list, ", ")
 }
 
-// checkTime says whether all certificates are valid now.
-func (v *certificateVerifier) checkTime(certs []*x509.Certificate) error {
+// checkTime finds a time at which all certificates are valid, and notes it in proof where somebody proved it.
+func (v *certificateVerifier) checkTime(proof *Proof, b *Bundle, certs []*x509.Certificate) error {
+	var before error
+	for _, t := range v.authorities.times(b) {
+		err := v.check(certs[0], certs[1:], t)
+		if err == nil {
+			proof.Time, proof.TimeSource = t, TimeTimestamp
+			return nil
+		}
+		before = err
+	}
 	now := time.Now
 	if v.now != nil {
 		now = v.now
 	}
-	return v.check(certs[0], certs[1:], now())
+	err := v.check(certs[0], certs[1:], now())
+	if err != nil && before != nil {
+		return fmt.Errorf("at the time of its timestamp: %w; now: %w", before, err)
+	}
+	return err
 }
 
 // certificates returns the certificates of the material, the leaf first.

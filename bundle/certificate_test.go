@@ -435,6 +435,8 @@ func TestCertificateVerifiersWithoutAnAnchor(t *testing.T) {
 		"an intermediate":                  {certs(middle), bundle.CertificateOptions{}, "self-signed"},
 		"a leaf with its issuer's name":    {certs(twin), bundle.CertificateOptions{}, "self-signed"},
 		"an identity that is a type alone": {certs(root), bundle.CertificateOptions{Identity: "dns:"}, "no identity"},
+		"timestamp anchors without a root": {certs(root), bundle.CertificateOptions{TimestampAnchors: certs(middle)}, "timestamp authorities is self-signed"},
+		"a missing timestamp anchor":       {certs(root), bundle.CertificateOptions{TimestampAnchors: []*x509.Certificate{nil}}, "self-signed"},
 	} {
 		if v, err := bundle.NewCertificateVerifier(tc.chain, tc.o); err == nil || v != nil || !strings.Contains(err.Error(), tc.says) {
 			t.Errorf("%s: %v does not say %q", name, err, tc.says)
