@@ -226,6 +226,8 @@ type CertificateOptions struct {
 // A token by anybody else, of anything else, or of a time at which the certificates were not valid counts as none. If several are good, the earliest time counts.
 // The leaf's key usage, if it has one, has digitalSignature; its extended key usage, if it has one, has codeSigning; it has one of them. Name constraints hold.
 // Its key is one that [NewKeyVerifier] takes. CAs may sign.
+//
+// The signature may also be over the encoding of OMS v0.2, by an ECDSA key with SHA-256: then the Proof is Legacy.
 func NewCertificateVerifier(chain []*x509.Certificate, o CertificateOptions) (Verifier, error) {
 	v := &certificateVerifier{path: newPath(), now: o.Now}
 	for _, cert := range chain {
@@ -346,6 +348,10 @@ func (v *certificateVerifier) open(b *Bundle) (Proof, error) {
 		return Proof{}, err
 	}
 	err = key.check(b.wire.Envelope)
+	if errors.Is(err, errSignature) {
+		proof.Legacy = true
+		err = key.checkLegacy(b.wire.Envelope)
+	}
 	if errors.Is(err, errSignature) {
 		err = fmt.Errorf("the certificate of %s %w", subjectOf(leaf), err)
 	}

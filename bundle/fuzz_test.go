@@ -3,9 +3,12 @@ package bundle_test
 import (
 	"bytes"
 	"crypto"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/modelsig/modelsig/bundle"
@@ -103,6 +106,64 @@ func FuzzParsePublicKey(f *testing.F) {
 		}
 		if _, err := bundle.NewKeyVerifier(key); err != nil {
 			t.Fatal("a key that does not verify:", err)
+		}
+	})
+}
+
+func FuzzParseCertificates(f *testing.F) {
+	seed(f, "../testdata/certificate/*.pem", sharedOMS+"/cases/assets/keys/certificate/*.pem")
+	chain := readFile(f, "../testdata/certificate/leaf.pem")
+	f.Add(append(append(chain, "text\n"...), readFile(f, "../testdata/certificate/root.pem")...))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		list, err := bundle.ParseCertificates(data)
+		if err != nil {
+			if list != nil {
+				t.Fatal("certificates and an error")
+			}
+			return
+		}
+		var text []byte
+		for _, cert := range list {
+			text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})...)
+		}
+		again, err := bundle.ParseCertificates(text)
+		if err != nil || !slices.EqualFunc(list, again, (*x509.Certificate).Equal) {
+			t.Fatal("other certificates after marshalling:", err)
+		}
+		if v, err := bundle.NewCertificateVerifier(list, bundle.CertificateOptions{TimestampAnchors: list}); err == nil && v.String() == "" {
+			t.Fatal("a verifier without a name")
+		}
+	})
+}
+
+// FuzzOpenCertificate opens what others may put into a bundle: certificates and tokens.
+func FuzzOpenCertificate(f *testing.F) {
+	root := ca(f, nil, "root")
+	middle := ca(f, root, "intermediate")
+	leaf := leafOf(f, middle)
+	tsa := newAuthority(f, midYear)
+	data := signedBy(f, leaf.key, chainMaterial(leaf, middle))
+	sig := signatureOf(f, data)
+	data = withTokens(f, data, tsa.over(f, sig))
+	f.Add(leaf.cert.Raw, middle.cert.Raw, tsa.over(f, sig))
+	f.Add(middle.cert.Raw, leaf.cert.Raw, tsa.over(f, []byte("x")))
+	f.Add(root.cert.Raw, root.cert.Raw, []byte{})
+	anybody := certificateVerifier(f, bundle.CertificateOptions{TimestampAnchors: certs(tsa.root)}, root)
+	want, err := open(data, anybody)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, first, second, token []byte) {
+		b := handMade(t, chainMaterial(&holder{cert: &x509.Certificate{Raw: first}}, &holder{cert: &x509.Certificate{Raw: second}}), bundle.PayloadType, []byte(payload), sig)
+		got, err := open(withTokens(t, b, token), anybody)
+		if err != nil {
+			if !errors.Is(err, bundle.ErrUntrusted) && !errors.Is(err, bundle.ErrMalformed) {
+				t.Fatal(err)
+			}
+			return
+		}
+		if !bytes.Equal(got.Payload, want.Payload) || got.Signer != want.Signer || !got.Time.IsZero() && !got.Time.Equal(want.Time) {
+			t.Fatalf("forged: %+v", got)
 		}
 	})
 }

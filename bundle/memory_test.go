@@ -2,8 +2,10 @@ package bundle_test
 
 import (
 	"bytes"
+	"crypto"
 	"errors"
 	"fmt"
+	"net/http"
 	"runtime"
 	"testing"
 
@@ -39,6 +41,62 @@ func TestMemory(t *testing.T) {
 		return nil
 	})
 	within(t, "Open", 1.1, size, func() error { _, err := b.Open(signer.Verifier()); return err })
+}
+
+// Whoever has a certificate of another root, or none for this key, costs no more than a strange key does.
+func TestMemoryOfCertificates(t *testing.T) {
+	const size = 16 << 20
+	large := bytes.Repeat([]byte(`"`), size)
+	root := ca(t, nil, "root")
+	leaf := leafOf(t, root)
+	timestamps := newAuthority(t, midYear)
+	sig := signPAE(t, leaf.key, pae(bundle.PayloadType, string(large)))
+	right := withTokens(t, handMade(t, chainMaterial(leaf), bundle.PayloadType, large, sig), timestamps.over(t, sig))
+	old := handMade(t, chainMaterial(leaf), bundle.PayloadType, large, signRaw(t, leaf.key, crypto.SHA256, legacyEncoding2(large)))
+	wrong := handMade(t, chainMaterial(leaf), bundle.PayloadType, large, signPAE(t, leaf.key, "x"))
+	v := certificateVerifier(t, bundle.CertificateOptions{TimestampAnchors: certs(timestamps.root)}, root)
+	for name, data := range map[string][]byte{"DSSE's encoding": right, "OMS v0.2's encoding": old} {
+		within(t, name, 1.2, size, func() error { _, err := open(data, v); return err })
+	}
+	for name, tc := range map[string]struct {
+		data []byte
+		v    bundle.Verifier
+	}{
+		"another root":      {right, certificateVerifier(t, bundle.CertificateOptions{}, ca(t, nil, "root"))},
+		"another signature": {wrong, v},
+	} {
+		within(t, name, 0.2, size, func() error {
+			if _, err := open(tc.data, tc.v); !errors.Is(err, bundle.ErrUntrusted) {
+				return fmt.Errorf("opened: %v", err)
+			}
+			return nil
+		})
+	}
+	// Ed25519 hashes a message twice and is given it in one piece; the payload is decoded again for the caller.
+	ed, err := bundle.NewKeySigner(anyKey(t, "ed25519"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	bundles, err := ed.Sign(t.Context(), large)
+	if err != nil {
+		t.Fatal(err)
+	}
+	within(t, "Ed25519", 2.2, size, func() error { _, err := open(bundles[0].JSON(), ed.Verifier()); return err })
+	server := serve(t, func(w http.ResponseWriter, r *http.Request) { timestamps.ServeHTTP(t, w, r) })
+	p256, err := bundle.NewKeySigner(privateKey(t, "p256"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stamped, err := bundle.WithTimestamps(p256, server.Client(), server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	within(t, "Sign with a timestamp", 6, size, func() error { _, err := stamped.Sign(t.Context(), large); return err })
+}
+
+// legacyEncoding2 is legacyEncoding of a payload that has nothing to escape.
+func legacyEncoding2(payload []byte) string {
+	return fmt.Sprintf("DSSEV1 %d %s %d b'%s'", len(bundle.PayloadType), bundle.PayloadType, len(payload), payload)
 }
 
 // within checks how much do allocates in all, in multiples of size.
