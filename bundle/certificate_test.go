@@ -83,13 +83,18 @@ func issue(t testing.TB, issuer *holder, key crypto.Signer, template *x509.Certi
 // ca makes a certificate that issues others.
 func ca(t testing.TB, issuer *holder, name string, edits ...func(*x509.Certificate)) *holder {
 	t.Helper()
+	return caWith(t, issuer, newKey(t), name, edits...)
+}
+
+func caWith(t testing.TB, issuer *holder, key crypto.Signer, name string, edits ...func(*x509.Certificate)) *holder {
+	t.Helper()
 	template := &x509.Certificate{
 		Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}
 	for _, edit := range edits {
 		edit(template)
 	}
-	return issue(t, issuer, newKey(t), template)
+	return issue(t, issuer, key, template)
 }
 
 // leafOf makes a certificate that may sign models, but for the edits.

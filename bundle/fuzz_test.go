@@ -138,10 +138,12 @@ func FuzzParseCertificates(f *testing.F) {
 
 // FuzzOpenCertificate opens what others may put into a bundle: certificates and tokens.
 func FuzzOpenCertificate(f *testing.F) {
-	root := ca(f, nil, "root")
-	middle := ca(f, root, "intermediate")
-	leaf := leafOf(f, middle)
-	tsa := newAuthority(f, midYear)
+	// Fuzzing runs in several processes: what one made must be good in the other, so nothing of worth is random.
+	root := caWith(f, nil, anyKey(f, "p256"), "root")
+	middle := caWith(f, root, anyKey(f, "p384"), "intermediate")
+	leaf := leafWith(f, middle, anyKey(f, "ed25519"))
+	tsa := &authority{root: caWith(f, nil, anyKey(f, "p521"), "timestamp root"), now: midYear, hash: crypto.SHA256}
+	tsa.holder = authorityWith(f, tsa.root, anyKey(f, "rsa2048"))
 	data := signedBy(f, leaf.key, chainMaterial(leaf, middle))
 	sig := signatureOf(f, data)
 	data = withTokens(f, data, tsa.over(f, sig))

@@ -45,6 +45,11 @@ func newAuthority(t testing.TB, now time.Time, edits ...func(*x509.Certificate))
 
 func authorityUnder(t testing.TB, issuer *holder, edits ...func(*x509.Certificate)) *holder {
 	t.Helper()
+	return authorityWith(t, issuer, newKey(t), edits...)
+}
+
+func authorityWith(t testing.TB, issuer *holder, key crypto.Signer, edits ...func(*x509.Certificate)) *holder {
+	t.Helper()
 	template := &x509.Certificate{
 		Subject: pkix.Name{CommonName: "timestamps"}, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature,
 		ExtraExtensions: []pkix.Extension{{ // RFC 3161 §2.3: critical, which ExtKeyUsage is not
@@ -55,7 +60,7 @@ func authorityUnder(t testing.TB, issuer *holder, edits ...func(*x509.Certificat
 	for _, edit := range edits {
 		edit(template)
 	}
-	return issue(t, issuer, newKey(t), template)
+	return issue(t, issuer, key, template)
 }
 
 // token answers a request.
