@@ -40,6 +40,11 @@
 // whether a [Verifier] looks at the bundle at all, and selects nothing else: hints, key ids and
 // key bytes inside a bundle are never used.
 //
+// Beside either, timestampVerificationData may hold answers of timestamp authorities (RFC 3161), each over the bytes of the signature. They prove when it was there
+// to verifiers that trust the authority, and say nothing to all others. [WithTimestamps] asks for one.
+//
+// Certificates of OMS v0.2 signed another encoding, which begins with DSSEV1 and has the payload as Python's repr writes it: see [Proof].
+//
 // # From bytes to payload
 //
 // [Parse] checks the form and yields a [Bundle]. A Bundle has no payload accessor: only [Bundle.Open], given at least one [Verifier],
