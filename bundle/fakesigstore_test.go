@@ -186,13 +186,14 @@ type order struct {
 	sct                       bool
 	fulcio, ctlog, rekor, tsa *fakeSigstore
 	key                       *ecdsa.PrivateKey
+	hash                      crypto.Hash // that goes with key
 }
 
 func (s *fakeSigstore) newOrder() *order {
 	return &order{
 		subject: fakeSubject, issuer: fakeIssuer, payload: payload, payloadType: bundle.PayloadType,
 		from: moment, logged: moment.Add(2 * time.Minute), sct: true,
-		fulcio: s, ctlog: s, rekor: s, tsa: s, key: newSigstoreKey(s.t),
+		fulcio: s, ctlog: s, rekor: s, tsa: s, key: newSigstoreKey(s.t), hash: crypto.SHA256,
 	}
 }
 
@@ -260,7 +261,7 @@ type fakeProof struct {
 func (o *order) sign() *fakeBundle {
 	s := o.fulcio
 	leaf := o.leaf()
-	sig := signDER(s.t, o.key, crypto.SHA256, pae(o.payloadType, o.payload))
+	sig := signDER(s.t, o.key, o.hash, pae(o.payloadType, o.payload))
 	b := &fakeBundle{
 		MediaType: bundle.MediaType,
 		Envelope:  &fakeEnvelope{Payload: []byte(o.payload), PayloadType: o.payloadType, Signatures: []fakeSig{{sig}}},

@@ -3,6 +3,9 @@ package bundle_test
 import (
 	"bytes"
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -60,8 +63,16 @@ func TestSigstoreBundlesOfOtherTools(t *testing.T) {
 				_, err := open(data, publicGood(t, other))
 				wantUntrusted(t, err, want.Subject, other.Subject, other.Issuer)
 			}
-			_, err = open(data, newFakeSigstore(t).verifier(nil))
-			wantUntrusted(t, err, fakeIssuer)
+			other, err := bundle.ParseTrustedRoot(newFakeSigstore(t).trustedRoot(nil))
+			if err != nil {
+				t.Fatal(err)
+			}
+			v, err := bundle.NewSigstoreVerifier(other, want)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = open(data, v)
+			wantUntrusted(t, err, "not by an authority of the trusted root")
 		})
 	}
 }
@@ -133,13 +144,19 @@ func TestSigstoreOpens(t *testing.T) {
 		{"a timestamp by a stranger beside the log's time", func(o *order) { o.tsa, o.stamped = other, moment.Add(time.Hour) }, nil, nil, 2 * time.Minute, bundle.TimeLog},
 		{"an entry in a stranger's log beside the trusted one", nil, func(o *order, b *fakeBundle) {
 			o.rekor, o.logged = other, moment.Add(time.Minute)
-			leaf, err := x509.ParseCertificate(b.Material.Certificate.RawBytes)
+			b.Material.Entries = append([]*fakeEntry{o.entry(certificate(t, b), b.Envelope.Signatures[0].Sig)}, b.Material.Entries...)
+		}, nil, 2 * time.Minute, bundle.TimeLog},
+		{"an authority that began when the certificate had", nil, nil, func(root object) {
+			root["certificateAuthorities"].([]object)[0]["validFor"] = object{"start": moment.Add(time.Minute)}
+		}, 2 * time.Minute, bundle.TimeLog},
+		{"two authorities and two logs in the root", nil, nil, func(root object) { join(root, other) }, 2 * time.Minute, bundle.TimeLog},
+		{"a key on P-384", func(o *order) {
+			key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
 			if err != nil {
 				t.Fatal(err)
 			}
-			b.Material.Entries = append([]*fakeEntry{o.entry(leaf, b.Envelope.Signatures[0].Sig)}, b.Material.Entries...)
-		}, nil, 2 * time.Minute, bundle.TimeLog},
-		{"two authorities and two logs in the root", nil, nil, func(root object) { join(t, root, other) }, 2 * time.Minute, bundle.TimeLog},
+			o.key, o.hash = key, crypto.SHA384
+		}, nil, nil, 2 * time.Minute, bundle.TimeLog},
 		{"a payload that is no JSON", func(o *order) { o.payload = "\x00<>" }, nil, nil, 2 * time.Minute, bundle.TimeLog},
 		{"the other spelling of the media type", nil, func(_ *order, b *fakeBundle) { b.MediaType = "application/vnd.dev.sigstore.bundle+json;version=0.3" }, nil, 2 * time.Minute, bundle.TimeLog},
 	} {
@@ -167,23 +184,15 @@ func TestSigstoreOpens(t *testing.T) {
 	}
 }
 
-// join adds the keys of another Sigstore to a root.
-func join(t *testing.T, root object, other *fakeSigstore) {
-	t.Helper()
-	var more map[string][]object
-	var mediaType any
-	theirs := object{}
-	if err := json.Unmarshal(other.trustedRoot(nil), &theirs); err != nil {
-		t.Fatal(err)
-	}
-	mediaType = theirs["mediaType"]
-	delete(theirs, "mediaType")
-	if err := json.Unmarshal(other.json(theirs), &more); err != nil || mediaType != root["mediaType"] {
-		t.Fatal(err, mediaType)
-	}
-	for name, list := range more {
-		root[name] = append(list, root[name].([]object)...)
-	}
+// join puts the keys of another Sigstore before those of a root.
+func join(root object, other *fakeSigstore) {
+	other.trustedRoot(func(theirs object) {
+		for name, list := range theirs {
+			if list, ok := list.([]object); ok {
+				root[name] = append(list, root[name].([]object)...)
+			}
+		}
+	})
 }
 
 // Each bundle is signed as it should be, and wrong in one way. Rules 4 and 24.
@@ -192,13 +201,10 @@ func TestSigstoreRefuses(t *testing.T) {
 	strange := s.newOrder() // by the same signer, about something else
 	strange.payload, strange.stamped = `{"_type":"other"}`, moment
 	stranger := strange.sign()
-	foreign := func(t *testing.T, b *fakeBundle) *x509.Certificate {
-		t.Helper()
-		leaf, err := x509.ParseCertificate(b.Material.Certificate.RawBytes)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return leaf
+	// mixed is what no log writes: an entry of one form under a checkpoint of the other.
+	mixed := func(o *order, leaf *x509.Certificate, sig []byte) []*fakeEntry {
+		o.v2 = true
+		return []*fakeEntry{s.log(o.entry(leaf, sig).Body, "hashedrekord", "0.0.2", fakeTree, time.Time{})}
 	}
 	const noLog, noAuthority, notValid = "no transparency log of the trusted root proves", "not by an authority of the trusted root", "was not valid when the signature was made"
 	for _, tt := range []struct {
@@ -257,7 +263,7 @@ func TestSigstoreRefuses(t *testing.T) {
 		{"a certificate timestamp for another certificate", func(o *order) {
 			o.sct = false
 			o.template = func(leaf *x509.Certificate) {
-				list := s.sctList(foreign(t, stranger), s.intermediate, o.from)
+				list := s.sctList(certificate(t, stranger), s.intermediate, o.from)
 				leaf.ExtraExtensions = append(leaf.ExtraExtensions, pkix.Extension{Id: oidSCTList, Value: s.der(list)})
 			}
 		}, nil, nil, "in no certificate log"},
@@ -288,9 +294,10 @@ func TestSigstoreRefuses(t *testing.T) {
 			b.Material.Entries[0].Proof = o.rekor.log([]byte("x"), "", "", fakeHost, time.Time{}).Proof
 		}, nil, noLog},
 		{"an entry of the second form for another signature, with a checkpoint of the first", func(o *order) { o.stamped = moment }, func(o *order, b *fakeBundle) {
-			o.v2 = true
-			body := o.entry(foreign(t, stranger), stranger.Envelope.Signatures[0].Sig).Body
-			b.Material.Entries = []*fakeEntry{s.log(body, "hashedrekord", "0.0.2", fakeTree, time.Time{})}
+			b.Material.Entries = mixed(o, certificate(t, b), stranger.Envelope.Signatures[0].Sig)
+		}, nil, "a log entry is about another signature"},
+		{"an entry of the second form for another certificate, with a checkpoint of the first", func(o *order) { o.stamped = moment }, func(o *order, b *fakeBundle) {
+			b.Material.Entries = mixed(o, certificate(t, stranger), b.Envelope.Signatures[0].Sig)
 		}, nil, "a log entry is about another signature"},
 		{"an entry for the signature of a file", nil, func(o *order, b *fakeBundle) {
 			digest := sha256.Sum256([]byte(pae(o.payloadType, o.payload)))
@@ -348,6 +355,15 @@ func TestSigstoreRefuses(t *testing.T) {
 			wantUntrusted(t, err, tt.want)
 		})
 	}
+}
+
+func certificate(t *testing.T, b *fakeBundle) *x509.Certificate {
+	t.Helper()
+	leaf, err := x509.ParseCertificate(b.Material.Certificate.RawBytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return leaf
 }
 
 // ended makes the validity of one kind of keys end before moment.
@@ -518,6 +534,41 @@ func everySigstoreByte(t *testing.T, data []byte, v bundle.Verifier, step int) {
 	}
 }
 
+// A payload by somebody else is not copied, whatever part of the bundle he took from an honest one. Design section 11.
+func TestSigstoreMemory(t *testing.T) {
+	const size = 4 << 20
+	s, other := newFakeSigstore(t), newFakeSigstore(t)
+	verifier := s.verifier(nil)
+	large := func(edit func(o *order)) *bundle.Bundle {
+		o := s.newOrder()
+		o.payload, o.stamped = strings.Repeat(" ", size), moment
+		edit(o)
+		b, err := bundle.Parse(s.json(o.sign()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	refused := func(b *bundle.Bundle, want string) func() error {
+		return func() error {
+			_, err := b.Open(verifier)
+			wantUntrusted(t, err, want)
+			return nil
+		}
+	}
+	copied := s.newOrder().sign()
+	copied.Envelope.Payload = make([]byte, size)
+	mallory, err := bundle.Parse(s.json(copied))
+	if err != nil {
+		t.Fatal(err)
+	}
+	within(t, "Open of a copied certificate", 0.1, size, refused(mallory, "did not make this signature"))
+	within(t, "Open by a foreign authority", 0.1, size, refused(large(func(o *order) { o.fulcio = other }), "not by an authority"))
+	v1, v2 := large(func(*order) {}), large(func(o *order) { o.v2 = true })
+	within(t, "Open of an entry of Rekor v1", 3.5, size, func() error { _, err := v1.Open(verifier); return err })
+	within(t, "Open of an entry of Rekor v2", 4.5, size, func() error { _, err := v2.Open(verifier); return err })
+}
+
 func TestSigstoreVerifierServesManyReaders(t *testing.T) {
 	s := newFakeSigstore(t)
 	v := s.verifier(nil)
@@ -537,4 +588,63 @@ func TestSigstoreVerifierServesManyReaders(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// The parts of the material that libraries parse before anybody authenticated them: whatever they say, the payload and the signer stay, or it is a refusal.
+func FuzzSigstoreMaterial(f *testing.F) {
+	s := newFakeSigstore(f)
+	verifier := s.verifier(nil)
+	o := s.newOrder()
+	o.stamped = moment
+	honest := o.sign()
+	// One part at a time: what comes behind a wrong part is not read.
+	m := honest.Material
+	f.Add(m.Certificate.RawBytes, []byte(nil), "", []byte(nil))
+	f.Add([]byte(nil), m.Entries[0].Body, "", []byte(nil))
+	f.Add([]byte(nil), []byte(nil), m.Entries[0].Proof.Checkpoint.Envelope, []byte(nil))
+	f.Add([]byte(nil), []byte(nil), "", m.Timestamps.Tokens[0].Token)
+	for _, body := range []string{
+		`{"apiVersion":"0.0.1","kind":"dsse","spec":{"envelopeHash":{},"payloadHash":{},"signatures":[null]}}`,
+		`{"apiVersion":"0.0.1","kind":"dsse","spec":{"proposedContent":{"envelope":"{\"signatures\":[{}]}","verifiers":[null]}}}`,
+		`{"apiVersion":"0.0.2","kind":"intoto","spec":{"content":{"envelope":{"signatures":[null]},"payloadHash":null}}}`,
+		`{"apiVersion":"0.0.1","kind":"hashedrekord","spec":{"data":{},"signature":{"publicKey":null}}}`,
+		`{"apiVersion":"0.0.2","kind":"hashedrekord","spec":{"hashedRekordV002":{"signature":{"verifier":{}}}}}`,
+	} {
+		f.Add([]byte(nil), []byte(body), "", []byte(nil))
+	}
+	f.Fuzz(func(t *testing.T, certificate, body []byte, checkpoint string, token []byte) {
+		b, entry, proof := *honest, *honest.Material.Entries[0], *honest.Material.Entries[0].Proof
+		if len(certificate) > 0 {
+			b.Material.Certificate = &fakeRaw{certificate}
+		}
+		if len(body) > 0 {
+			entry.Body = body
+			var kind struct{ APIVersion, Kind string }
+			if json.Unmarshal(body, &kind) == nil {
+				entry.KindVersion = object{"kind": kind.Kind, "version": kind.APIVersion}
+			}
+		}
+		if len(checkpoint) > 0 {
+			proof.Checkpoint.Envelope = checkpoint
+		}
+		if len(token) > 0 {
+			b.Material.Timestamps.Tokens = []fakeToken{{token}}
+		}
+		entry.Proof = &proof
+		b.Material.Entries = []*fakeEntry{&entry}
+		data, err := json.Marshal(&b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := open(data, verifier)
+		if err != nil {
+			if !errors.Is(err, bundle.ErrUntrusted) && !errors.Is(err, bundle.ErrMalformed) {
+				t.Fatal(err)
+			}
+			return
+		}
+		if string(got.Payload) != o.payload || got.Signer.Subject != fakeSubject || !got.Time.Equal(o.logged) {
+			t.Fatalf("forged: %+v", got)
+		}
+	})
 }
