@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -52,12 +53,16 @@ func ParseTrustedRoot(json []byte) (*TrustedRoot, error) {
 	return &TrustedRoot{material: material}, nil
 }
 
-// A SigstoreIdentity says who must have signed. Both fields are required.
+// A SigstoreIdentity says who must have signed: a subject and the issuer that vouched for it, each either exactly or by a regular expression.
 type SigstoreIdentity struct {
-	// Subject is the certificate's subject alternative name, exactly: an e-mail address, or the URI of a workflow.
+	// Subject is the certificate's subject alternative name: an e-mail address, or the URI of a workflow.
 	Subject string
-	// Issuer is the OIDC issuer that vouched for Subject, exactly: `https://token.actions.githubusercontent.com`.
+	// SubjectRegexp, in place of Subject, must match the whole of the name (package regexp).
+	SubjectRegexp string
+	// Issuer is the OIDC issuer: `https://token.actions.githubusercontent.com`.
 	Issuer string
+	// IssuerRegexp, in place of Issuer, must match the whole of the issuer.
+	IssuerRegexp string
 }
 
 // NewSigstoreVerifier accepts bundles of method sigstore that identity signed. The bundle must hold all of this, by the keys of one trusted root:
@@ -68,40 +73,90 @@ type SigstoreIdentity struct {
 //
 // A root that lists the certificate logs of one authority beside another authority that has none asks for a timestamp of both: take two roots and two verifiers.
 // The proved time is the log's where the log proves one, else that of the earliest timestamp. Nothing is fetched.
-// A nil or zero root and an empty subject or issuer are errors.
+// These are errors: a nil or zero root, no subject, no issuer, a value and a regular expression for one of them, and two regular expressions that match anybody.
 func NewSigstoreVerifier(root *TrustedRoot, identity SigstoreIdentity) (Verifier, error) {
-	switch {
-	case root == nil || root.material == nil:
+	if root == nil || root.material == nil {
 		return nil, errors.New("verify with sigstore: no trusted root")
-	case identity.Subject == "":
-		return nil, errors.New("verify with sigstore: no subject is accepted")
-	case identity.Issuer == "":
-		return nil, errors.New("verify with sigstore: no issuer is accepted")
+	}
+	subject, err := newMatcher("subject", identity.Subject, identity.SubjectRegexp)
+	if err != nil {
+		return nil, fmt.Errorf("verify with sigstore: %w", err)
+	}
+	issuer, err := newMatcher("issuer", identity.Issuer, identity.IssuerRegexp)
+	if err != nil {
+		return nil, fmt.Errorf("verify with sigstore: %w", err)
+	}
+	if subject.match(nobody) && issuer.match(nobody) {
+		return nil, errors.New("verify with sigstore: the regular expressions of subject and issuer match anybody")
 	}
 	verifier, err := verify.NewVerifier(root.material, verify.WithTransparencyLog(1), verify.WithObserverTimestamps(1))
 	if err != nil {
 		return nil, fmt.Errorf("verify with sigstore: %w", err)
 	}
-	return &sigstoreVerifier{material: root.material, verifier: verifier, identity: identity}, nil
+	return &sigstoreVerifier{material: root.material, verifier: verifier, subject: subject, issuer: issuer}, nil
+}
+
+// nobody is no subject and no issuer. What matches it matches anything.
+const nobody = "\x00 nobody \x7f"
+
+// A matcher accepts one value, or those that a regular expression matches as a whole.
+type matcher struct {
+	text string         // the value, or the regular expression as it was given
+	expr *regexp.Regexp // nil for a value
+}
+
+func newMatcher(name, exact, expr string) (matcher, error) {
+	switch {
+	case exact == "" && expr == "":
+		return matcher{}, fmt.Errorf("no %s is accepted", name)
+	case exact != "" && expr != "":
+		return matcher{}, fmt.Errorf("%s and a regular expression for it: one of them is meant", name)
+	case exact != "":
+		return matcher{text: exact}, nil
+	}
+	// First by itself: `a)|(?:b` would be one only between the parentheses that make it match the whole.
+	if _, err := regexp.Compile(expr); err != nil {
+		return matcher{}, fmt.Errorf("regular expression for %s: %w", name, err)
+	}
+	whole, err := regexp.Compile(`\A(?:` + expr + `)\z`)
+	if err != nil {
+		return matcher{}, fmt.Errorf("regular expression for %s: %w", name, err)
+	}
+	return matcher{text: expr, expr: whole}, nil
+}
+
+func (m matcher) match(value string) bool {
+	if m.expr != nil {
+		return m.expr.MatchString(value)
+	}
+	return value == m.text
+}
+
+func (m matcher) String() string {
+	if m.expr != nil {
+		return "like " + quote(m.text)
+	}
+	return quote(m.text)
 }
 
 type sigstoreVerifier struct {
-	material *root.TrustedRoot
-	verifier *verify.Verifier
-	identity SigstoreIdentity
+	material        *root.TrustedRoot
+	verifier        *verify.Verifier
+	subject, issuer matcher
 }
 
 func (v *sigstoreVerifier) String() string {
-	return fmt.Sprintf("sigstore %s of issuer %s", quote(v.identity.Subject), quote(v.identity.Issuer))
+	return fmt.Sprintf("sigstore %s of issuer %s", v.subject, v.issuer)
 }
 
 // open takes the steps of sigstore-go's Verify one by one, in an order of its own: certificate and signature come first, over the payload where it lies,
 // so that a large one by somebody else is not copied. What the payload says is the caller's to read.
 func (v *sigstoreVerifier) open(b *Bundle) (Proof, error) {
-	if m := b.Method(); m != MethodSigstore {
-		if b.wire.Material.Certificate != nil {
-			return Proof{}, errors.New("the bundle has no entry of a transparency log (OMS §4.1)")
-		}
+	switch m := b.Method(); {
+	case m == MethodSigstore:
+	case m == MethodCertificate && b.wire.Material.Certificate != nil:
+		return Proof{}, errors.New("the bundle has no entry of a transparency log (OMS §4.1)")
+	default:
 		return Proof{}, fmt.Errorf("takes bundles of method %s only, not %s (OMS §4.1)", MethodSigstore, m)
 	}
 	leaf, err := x509.ParseCertificate(b.wire.Material.Certificate.RawBytes)
@@ -154,12 +209,15 @@ func (v *sigstoreVerifier) checkCertificate(leaf *x509.Certificate) (Identity, e
 	if err != nil {
 		return Identity{}, fmt.Errorf("the certificate names no signer: %s", quote(err.Error()))
 	}
-	var wrong []string
-	if names.SubjectAlternativeName != v.identity.Subject {
-		wrong = append(wrong, fmt.Sprintf("the certificate is for %s, not %s", quote(names.SubjectAlternativeName), quote(v.identity.Subject)))
+	if names.Issuer == "" {
+		return Identity{}, errors.New("the certificate names no issuer")
 	}
-	if names.Issuer != v.identity.Issuer {
-		wrong = append(wrong, fmt.Sprintf("its issuer is %s, not %s", quote(names.Issuer), quote(v.identity.Issuer)))
+	var wrong []string
+	if !v.subject.match(names.SubjectAlternativeName) {
+		wrong = append(wrong, fmt.Sprintf("the certificate is for %s, not %s", quote(names.SubjectAlternativeName), v.subject))
+	}
+	if !v.issuer.match(names.Issuer) {
+		wrong = append(wrong, fmt.Sprintf("its issuer is %s, not %s", quote(names.Issuer), v.issuer))
 	}
 	if len(wrong) > 0 {
 		return Identity{}, errors.New(strings.Join(wrong, ", "))

@@ -59,7 +59,10 @@ func TestSigstoreBundlesOfOtherTools(t *testing.T) {
 			if at := got.Time.Format(time.RFC3339); at != times[filepath.Base(dir)] || got.TimeSource != bundle.TimeLog || got.Legacy {
 				t.Errorf("time is %s by %s, legacy %v", at, got.TimeSource, got.Legacy)
 			}
-			for _, other := range []bundle.SigstoreIdentity{{"mallory@example.com", want.Issuer}, {want.Subject, "https://accounts.google.com"}} {
+			for _, other := range []bundle.SigstoreIdentity{
+				{Subject: "mallory@example.com", Issuer: want.Issuer},
+				{Subject: want.Subject, Issuer: "https://accounts.google.com"},
+			} {
 				_, err := open(data, publicGood(t, other))
 				wantUntrusted(t, err, want.Subject, other.Subject, other.Issuer)
 			}
@@ -221,7 +224,7 @@ func TestSigstoreRefuses(t *testing.T) {
 		{"a subject that begins like the wanted one", func(o *order) { o.subject = fakeSubject + ".evil.com" }, nil, nil, "the certificate is for"},
 		{"a subject that ends like the wanted one", func(o *order) { o.subject = "x" + fakeSubject }, nil, nil, "the certificate is for"},
 		{"a subject in other letters", func(o *order) { o.subject = "Alice@example.com" }, nil, nil, "the certificate is for"},
-		{"no issuer", func(o *order) { o.issuer = "" }, nil, nil, `its issuer is "", not`},
+		{"no issuer", func(o *order) { o.issuer = "" }, nil, nil, "names no issuer"},
 		{"no subject", func(o *order) {
 			o.template = func(leaf *x509.Certificate) { leaf.EmailAddresses, leaf.Subject.CommonName = nil, fakeSubject }
 		}, nil, nil, "names no signer"},
@@ -432,6 +435,73 @@ func TestSigstoreSubjects(t *testing.T) {
 	}
 }
 
+// Regular expressions match whole values. Rule 11.
+func TestSigstoreRegexps(t *testing.T) {
+	s := newFakeSigstore(t)
+	root, err := bundle.ParseTrustedRoot(s.trustedRoot(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const subject, issuer = "https://github.com/acme/models/.github/workflows/sign.yml@refs/heads/main", "https://token.actions.githubusercontent.com"
+	o := s.newOrder()
+	o.subject, o.issuer = subject, issuer
+	data := s.json(o.sign())
+	for _, tt := range []struct {
+		name, subject, issuer string
+		want                  string // "": opens
+	}{
+		{"the whole of both", `https://github\.com/acme/models/.*`, `https://token\.actions\.githubusercontent\.com`, ""},
+		{"any subject of one issuer", `.*`, `https://token\.actions\.githubusercontent\.com`, ""},
+		{"anchors of its own", `^https://github\.com/acme/.*$`, issuer, ""},
+		{"an alternative that is the whole", `x|https://github\.com/acme/.*|y`, issuer, ""},
+		{"the shorter alternative first", `https://.*|https`, issuer, ""},
+		{"the begin of the subject", `https://github\.com/acme/`, issuer, `not like "https://github\\.com/acme/"`},
+		{"the end of the subject", `refs/heads/main`, issuer, "the certificate is for"},
+		{"an alternative with an anchor at each end", `^https://github\.com/|main$`, issuer, "the certificate is for"},
+		{"another subject", `https://github\.com/evil/.*`, issuer, "the certificate is for"},
+		{"the begin of the issuer", `.*`, `https://token`, "its issuer is"},
+		{"an issuer with more behind", `.*`, issuer + `\.evil\.com`, "its issuer is"},
+		{"lines", `(?m)^https:.*$` + "\n" + `.*`, issuer, "the certificate is for"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			v, err := bundle.NewSigstoreVerifier(root, bundle.SigstoreIdentity{SubjectRegexp: tt.subject, IssuerRegexp: tt.issuer})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := open(data, v)
+			if tt.want != "" {
+				wantUntrusted(t, err, tt.want)
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got.Signer.Subject != subject || got.Signer.Issuer != issuer {
+				t.Errorf("signer is %+v", got.Signer)
+			}
+		})
+	}
+}
+
+func TestSigstoreRegexpsDoNotStandForNoIssuer(t *testing.T) {
+	s := newFakeSigstore(t)
+	root, err := bundle.ParseTrustedRoot(s.trustedRoot(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := bundle.NewSigstoreVerifier(root, bundle.SigstoreIdentity{Subject: fakeSubject, IssuerRegexp: ".*"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := s.newOrder()
+	if _, err := open(s.json(o.sign()), v); err != nil {
+		t.Fatal(err)
+	}
+	o.issuer = ""
+	_, err = open(s.json(o.sign()), v)
+	wantUntrusted(t, err, "names no issuer")
+}
+
 func TestParseTrustedRoot(t *testing.T) {
 	s := newFakeSigstore(t)
 	for _, tt := range []struct {
@@ -478,6 +548,13 @@ func TestNewSigstoreVerifierWantsAll(t *testing.T) {
 		{"zero root", &bundle.TrustedRoot{}, bundle.SigstoreIdentity{Subject: "s", Issuer: "i"}, "no trusted root"},
 		{"no subject", root, bundle.SigstoreIdentity{Issuer: "i"}, "no subject"},
 		{"no issuer", root, bundle.SigstoreIdentity{Subject: "s"}, "no issuer"},
+		{"a subject and an expression", root, bundle.SigstoreIdentity{Subject: "s", SubjectRegexp: "s", Issuer: "i"}, "subject and a regular expression"},
+		{"an issuer and an expression", root, bundle.SigstoreIdentity{Subject: "s", Issuer: "i", IssuerRegexp: "i"}, "issuer and a regular expression"},
+		{"no regular expression", root, bundle.SigstoreIdentity{SubjectRegexp: "(", Issuer: "i"}, "regular expression for subject"},
+		{"one only between parentheses", root, bundle.SigstoreIdentity{Subject: "s", IssuerRegexp: "a)|(?:b"}, "regular expression for issuer"},
+		{"one that quotes what comes behind", root, bundle.SigstoreIdentity{Subject: "s", IssuerRegexp: `\Qa`}, "regular expression for issuer"},
+		{"anybody", root, bundle.SigstoreIdentity{SubjectRegexp: ".*", IssuerRegexp: ".*"}, "match anybody"},
+		{"anybody by other words", root, bundle.SigstoreIdentity{SubjectRegexp: "^.+$", IssuerRegexp: "a|.*"}, "match anybody"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			v, err := bundle.NewSigstoreVerifier(tt.root, tt.identity)
