@@ -21,6 +21,9 @@ import (
 	"time"
 
 	"github.com/modelsig/modelsig/bundle"
+	sigbundle "github.com/sigstore/sigstore-go/pkg/bundle"
+	"github.com/sigstore/sigstore-go/pkg/root"
+	"github.com/sigstore/sigstore-go/pkg/verify"
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
 )
 
@@ -183,7 +186,38 @@ func TestSigstoreOpens(t *testing.T) {
 			if got.Proof != want || string(got.Payload) != o.payload {
 				t.Errorf("got %+v and %q, want %+v", got.Proof, got.Payload, want)
 			}
+			if json.Valid([]byte(o.payload)) {
+				verifyAccepts(t, s.json(b), s.trustedRoot(tt.root))
+			}
 		})
+	}
+}
+
+// verifyAccepts wants sigstore-go's own Verify to accept what this package accepts.
+func verifyAccepts(t *testing.T, data, rootJSON []byte) {
+	t.Helper()
+	trusted, err := root.NewTrustedRootFromJSON(rootJSON)
+	if err != nil {
+		t.Fatal(err)
+	}
+	options := []verify.VerifierOption{verify.WithTransparencyLog(1), verify.WithObserverTimestamps(1)}
+	if len(trusted.CTLogs()) > 0 {
+		options = append(options, verify.WithSignedCertificateTimestamps(1))
+	}
+	v, err := verify.NewVerifier(trusted, options...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	identity, err := verify.NewShortCertificateIdentity(fakeIssuer, "", fakeSubject, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b sigbundle.Bundle
+	if err := b.UnmarshalJSON(data); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.Verify(&b, verify.NewPolicy(verify.WithoutArtifactUnsafe(), verify.WithCertificateIdentity(identity))); err != nil {
+		t.Errorf("sigstore-go refuses it: %v", err)
 	}
 }
 
@@ -722,6 +756,32 @@ func FuzzSigstoreMaterial(f *testing.F) {
 		}
 		if string(got.Payload) != o.payload || got.Signer.Subject != fakeSubject || !got.Time.Equal(o.logged) {
 			t.Fatalf("forged: %+v", got)
+		}
+	})
+}
+
+// A root that loads makes a verifier, which any bundle can be shown to.
+func FuzzParseTrustedRoot(f *testing.F) {
+	s := newFakeSigstore(f)
+	o := s.newOrder()
+	o.v2, o.stamped = true, moment
+	b, err := bundle.Parse(s.json(o.sign()))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(s.trustedRoot(nil))
+	seed(f, sharedOMS+"/trusted_root.public-good.json")
+	f.Fuzz(func(t *testing.T, data []byte) {
+		root, err := bundle.ParseTrustedRoot(data)
+		if err != nil {
+			return
+		}
+		v, err := bundle.NewSigstoreVerifier(root, bundle.SigstoreIdentity{Subject: fakeSubject, Issuer: fakeIssuer})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.Open(v); err != nil && !errors.Is(err, bundle.ErrUntrusted) {
+			t.Fatal(err)
 		}
 	})
 }
