@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto"
 	"errors"
 	"fmt"
 	"io"
@@ -18,20 +19,55 @@ import (
 )
 
 type keyFlags struct {
-	PrivateKey   string `aliases:"key" required:"" placeholder:"FILE" help:"Private key: a PEM file, or env://NAME for a variable that holds the PEM."`
-	PasswordFile string `placeholder:"FILE" help:"Password of the key. Default: MODELSIG_PASSWORD, else asked on the terminal."`
+	PrivateKey   string `aliases:"key" required:"" placeholder:"KEY" help:"Private key: a PEM file, env://NAME for a variable that holds the PEM, or NAME://… for the plugin sigstore-kms-NAME."`
+	PasswordFile string `placeholder:"FILE" help:"Password of a PEM key. Default: MODELSIG_PASSWORD, else asked on the terminal."`
 }
 
 // passwordVariable holds the password of a private key.
 const passwordVariable = "MODELSIG_PASSWORD"
 
-// keySigner reads the private key and makes a signer of it.
-func (a *app) keySigner(f keyFlags) (modelsig.Signer, error) {
+// tokenScheme begins the URI of a key in a PKCS#11 token.
+const tokenScheme = "pkcs11:"
+
+// keySigner makes a signer of the private key.
+func (a *app) keySigner(ctx context.Context, f keyFlags) (modelsig.Signer, error) {
+	key, err := a.privateKey(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	signer, err := bundle.NewKeySigner(key)
+	if err != nil {
+		return nil, fmt.Errorf("private key %s: %w", f.PrivateKey, err)
+	}
+	return signer, nil
+}
+
+// privateKey is the one door to private keys, whatever the method: a PEM file or
+// variable, or a key that a plugin knows. What signs with the key
+// checks the signature with its public half.
+func (a *app) privateKey(ctx context.Context, f keyFlags) (crypto.Signer, error) {
+	plugin, ok := a.pluginOf(f.PrivateKey)
+	switch {
+	case strings.HasPrefix(f.PrivateKey, tokenScheme):
+		return nil, errors.New("private key pkcs11:…: this version does not read keys from tokens")
+	case !ok:
+		return a.pemKey(f)
+	case f.PasswordFile != "":
+		return nil, fmt.Errorf("--password-file is for PEM keys, and %s is not one", f.PrivateKey)
+	}
+	key, err := plugin.key(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("private key %s: %w", f.PrivateKey, err)
+	}
+	return key, nil
+}
+
+func (a *app) pemKey(f keyFlags) (crypto.Signer, error) {
 	data, err := a.readPrivateKey(f.PrivateKey)
 	if err != nil {
 		return nil, err
 	}
-	signer, err := modelsig.KeySigner(data, func() ([]byte, error) { return a.password(f.PasswordFile, f.PrivateKey) })
+	key, err := bundle.ParsePrivateKey(data, func() ([]byte, error) { return a.password(f.PasswordFile, f.PrivateKey) })
 	if err != nil {
 		err = fmt.Errorf("private key %s: %w", f.PrivateKey, err)
 		if errors.Is(err, bundle.ErrPassword) {
@@ -39,7 +75,7 @@ func (a *app) keySigner(f keyFlags) (modelsig.Signer, error) {
 		}
 		return nil, err
 	}
-	return signer, nil
+	return key, nil
 }
 
 func (a *app) readPrivateKey(name string) ([]byte, error) {
@@ -49,9 +85,6 @@ func (a *app) readPrivateKey(name string) ([]byte, error) {
 			return nil, fmt.Errorf("private key %s: the variable is not set", name)
 		}
 		return []byte(value), nil
-	}
-	if strings.HasPrefix(name, "pkcs11:") {
-		return nil, fmt.Errorf("private key %s: this version does not read keys from tokens", name)
 	}
 	info, err := os.Stat(name)
 	switch {
@@ -122,14 +155,14 @@ func firstLine(s string) string {
 	return strings.TrimSuffix(line, "\r")
 }
 
-// keyPolicy trusts these public keys.
-func keyPolicy(files []string) (modelsig.Policy, error) {
-	if len(files) == 0 {
+// keyPolicy trusts these public keys: files, or NAME://… of plugins.
+func (a *app) keyPolicy(ctx context.Context, keys []string) (modelsig.Policy, error) {
+	if len(keys) == 0 {
 		return modelsig.Policy{}, errors.New("no --public-key: nobody is trusted")
 	}
-	pems := make([][]byte, len(files))
-	for i, name := range files {
-		data, err := readSecret(name)
+	pems := make([][]byte, len(keys))
+	for i, name := range keys {
+		data, err := a.publicKey(ctx, name)
 		if err != nil {
 			return modelsig.Policy{}, fmt.Errorf("public key: %w", err)
 		}
@@ -139,6 +172,17 @@ func keyPolicy(files []string) (modelsig.Policy, error) {
 		pems[i] = data
 	}
 	return modelsig.KeyPolicy(pems...)
+}
+
+// publicKey reads a public key, in PEM.
+func (a *app) publicKey(ctx context.Context, name string) ([]byte, error) {
+	if plugin, ok := a.pluginOf(name); ok {
+		return plugin.publicKey(ctx)
+	}
+	if strings.HasPrefix(name, tokenScheme) {
+		return nil, errors.New("a key in a token is no public key: export it to a file")
+	}
+	return readSecret(name)
 }
 
 type keygenCmd struct {

@@ -14,7 +14,7 @@ type pushCmd struct {
 	Allow         []string          `sep:"none" placeholder:"NAME" help:"Accept an ambiguous input: ${threats}."`
 	AllowSymlinks bool              `help:"Follow links to regular files inside the folder."`
 	Sign          string            `enum:"key," default:"" placeholder:"METHOD" help:"Sign what was pushed (key)."`
-	PrivateKey    string            `aliases:"key" placeholder:"FILE" help:"With --sign key: the private key."`
+	PrivateKey    string            `aliases:"key" placeholder:"KEY" help:"With --sign key: the private key."`
 	PasswordFile  string            `placeholder:"FILE" help:"With --sign key: password of the key."`
 	Annotations   map[string]string `name:"annotations" short:"a" aliases:"annotation" mapsep:"none" placeholder:"KEY=VALUE" help:"With --sign: record in the artifact signature."`
 
@@ -39,7 +39,7 @@ func (p *pushCmd) Run(ctx context.Context, a *app) error {
 		return errors.New("--sign key needs --private-key")
 	case p.Sign == "key":
 		// Before anything is uploaded: a wrong password should cost nothing.
-		if options.Signer, err = a.keySigner(keyFlags{PrivateKey: p.PrivateKey, PasswordFile: p.PasswordFile}); err != nil {
+		if options.Signer, err = a.keySigner(ctx, keyFlags{PrivateKey: p.PrivateKey, PasswordFile: p.PasswordFile}); err != nil {
 			return err
 		}
 	}

@@ -85,7 +85,7 @@ type signKeyCmd struct {
 }
 
 func (cmd *signKeyCmd) Run(ctx context.Context, a *app, c *cli) error {
-	signer, err := a.keySigner(cmd.keyFlags)
+	signer, err := a.keySigner(ctx, cmd.keyFlags)
 	if err != nil {
 		return err
 	}

@@ -31,12 +31,12 @@ type verifyFlags struct {
 }
 
 type verifyKeyCmd struct {
-	PublicKey []string `aliases:"key" sep:"none" placeholder:"FILE" help:"Accept what this key signed; may be repeated, one is enough."`
+	PublicKey []string `aliases:"key" sep:"none" placeholder:"KEY" help:"Accept what this key signed: a PEM file, or NAME://… for the plugin sigstore-kms-NAME; may be repeated, one is enough."`
 	Targets   []string `arg:"" optional:"" name:"target" help:"REPO:TAG, REPO@DIGEST, oci:PATH:TAG, a folder, a file, a manifest, or - for a manifest on standard input."`
 }
 
 func (cmd *verifyKeyCmd) Run(ctx context.Context, a *app, c *cli) error {
-	policy, err := keyPolicy(cmd.PublicKey)
+	policy, err := a.keyPolicy(ctx, cmd.PublicKey)
 	if err != nil {
 		return err
 	}
