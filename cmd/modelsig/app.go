@@ -26,6 +26,8 @@ type app struct {
 	logger  *slog.Logger
 	logFile *os.File
 	bar     *progress
+	token   io.Closer // a key's, until the end
+	tokenMu sync.Mutex
 }
 
 func (a *app) setUp() error {
@@ -71,9 +73,21 @@ func printableAttr(_ []string, attr slog.Attr) slog.Attr {
 
 func (a *app) close() {
 	a.bar.finish()
+	a.hold(nil)
 	if a.logFile != nil {
 		_ = a.logFile.Close() // nothing is left to be told about it
 	}
+}
+
+// hold keeps a token open until the program ends, in place of one that it held
+// before. The command may still be at work by then: see await.
+func (a *app) hold(token io.Closer) {
+	a.tokenMu.Lock()
+	defer a.tokenMu.Unlock()
+	if a.token != nil {
+		_ = a.token.Close() // what was signed is signed
+	}
+	a.token = token
 }
 
 // registryFlags say how registries are reached, in oras's words.

@@ -19,15 +19,12 @@ import (
 )
 
 type keyFlags struct {
-	PrivateKey   string `aliases:"key" required:"" placeholder:"KEY" help:"Private key: a PEM file, env://NAME for a variable that holds the PEM, or NAME://… for the plugin sigstore-kms-NAME."`
+	PrivateKey   string `aliases:"key" required:"" placeholder:"KEY" help:"Private key: a PEM file, env://NAME for a variable that holds the PEM, pkcs11:… for a token, NAME://… for the plugin sigstore-kms-NAME."`
 	PasswordFile string `placeholder:"FILE" help:"Password of a PEM key. Default: MODELSIG_PASSWORD, else asked on the terminal."`
 }
 
 // passwordVariable holds the password of a private key.
 const passwordVariable = "MODELSIG_PASSWORD"
-
-// tokenScheme begins the URI of a key in a PKCS#11 token.
-const tokenScheme = "pkcs11:"
 
 // keySigner makes a signer of the private key.
 func (a *app) keySigner(ctx context.Context, f keyFlags) (modelsig.Signer, error) {
@@ -37,29 +34,46 @@ func (a *app) keySigner(ctx context.Context, f keyFlags) (modelsig.Signer, error
 	}
 	signer, err := bundle.NewKeySigner(key)
 	if err != nil {
-		return nil, fmt.Errorf("private key %s: %w", f.PrivateKey, err)
+		return nil, fmt.Errorf("private key %s: %w", keyName(f.PrivateKey), err)
 	}
 	return signer, nil
 }
 
 // privateKey is the one door to private keys, whatever the method: a PEM file or
-// variable, or a key that a plugin knows. What signs with the key
+// variable, a key in a token, a key that a plugin knows. What signs with the key
 // checks the signature with its public half.
 func (a *app) privateKey(ctx context.Context, f keyFlags) (crypto.Signer, error) {
+	token := strings.HasPrefix(f.PrivateKey, tokenScheme)
 	plugin, ok := a.pluginOf(f.PrivateKey)
-	switch {
-	case strings.HasPrefix(f.PrivateKey, tokenScheme):
-		return nil, errors.New("private key pkcs11:…: this version does not read keys from tokens")
-	case !ok:
-		return a.pemKey(f)
-	case f.PasswordFile != "":
-		return nil, fmt.Errorf("--password-file is for PEM keys, and %s is not one", f.PrivateKey)
+	if (token || ok) && f.PasswordFile != "" {
+		return nil, fmt.Errorf("--password-file is for PEM keys, and %s is not one", keyName(f.PrivateKey))
 	}
-	key, err := plugin.key(ctx)
+	var key crypto.Signer
+	var err error
+	switch {
+	case token:
+		key, err = a.tokenKey(ctx, f.PrivateKey)
+	case ok:
+		key, err = plugin.key(ctx)
+	default:
+		return a.pemKey(f)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("private key %s: %w", f.PrivateKey, err)
+		return nil, fmt.Errorf("private key %s: %w", keyName(f.PrivateKey), err)
 	}
 	return key, nil
+}
+
+// keyName is a key as messages name it: a pkcs11: URI may hold a PIN, behind the
+// question mark if it is well-formed.
+func keyName(key string) string {
+	if !strings.HasPrefix(key, tokenScheme) {
+		return key
+	}
+	if u, err := parseTokenURI(key); err == nil {
+		return u.String()
+	}
+	return tokenScheme + "…"
 }
 
 func (a *app) pemKey(f keyFlags) (crypto.Signer, error) {
