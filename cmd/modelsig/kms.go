@@ -143,16 +143,16 @@ func (p *plugin) call(ctx context.Context, hash crypto.Hash, message []byte, met
 	if err != nil {
 		return nil, fmt.Errorf("plugin: %w", err) // names the program
 	}
-	init := &common.InitOptions{
+	initial := &common.InitOptions{
 		ProtocolVersion: common.ProtocolVersion,
 		KeyResourceID:   p.resource,
 		HashFunc:        hash,
 		RPCOptions:      encoding.PackRPCOptions(nil),
 	}
 	if deadline, ok := ctx.Deadline(); ok {
-		init.CtxDeadline = &deadline
+		initial.CtxDeadline = &deadline
 	}
-	args, err := json.Marshal(&common.PluginArgs{InitOptions: init, MethodArgs: method})
+	args, err := json.Marshal(&common.PluginArgs{InitOptions: initial, MethodArgs: method})
 	if err != nil {
 		return nil, fmt.Errorf("plugin %s: %w", p.program, err)
 	}

@@ -286,11 +286,11 @@ func (k *tokenKey) findPublic() (crypto.PublicKey, error) {
 			if public != nil && !public.Equal(key) {
 				return nil, errors.New("the token has two public keys for it")
 			}
-			comparable, ok := key.(interface{ Equal(crypto.PublicKey) bool })
+			known, ok := key.(interface{ Equal(crypto.PublicKey) bool })
 			if !ok {
 				return nil, fmt.Errorf("its public key is a %T", key)
 			}
-			public = comparable
+			public = known
 		}
 		if public != nil {
 			return public, nil
