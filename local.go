@@ -12,13 +12,16 @@ import (
 
 	"github.com/modelsig/modelsig/bundle"
 	"github.com/modelsig/modelsig/manifest"
+	"github.com/modelsig/modelsig/oci"
 	"github.com/modelsig/modelsig/referrers"
 	"github.com/modelsig/modelsig/verify"
 )
 
 // SignDir hashes the folder or single file at path and signs it. Nothing is
 // written: the bundle is in the result, and [WriteSignature] puts it in a file.
-func (c *Client) SignDir(ctx context.Context, path string, signer Signer, o SignOptions) (*Signature, error) {
+func (c *Client) SignDir(ctx context.Context, path string, signer Signer, o SignOptions) (result *Signature, err error) {
+	ctx, span := c.span(ctx, "Sign", "", path)
+	defer endSign(span, &result, &err)
 	if o.ArtifactOnly {
 		return nil, fmt.Errorf("sign %s: an artifact signature is for artifacts in registries and layouts", path)
 	}
@@ -54,6 +57,7 @@ func (c *Client) readDir(ctx context.Context, path string, o SignOptions) (*loca
 		return nil, err
 	}
 	defer dir.Close()
+	setKind(ctx, dir)
 	ignore, err := ignoredPaths(dir, o)
 	if err != nil {
 		return nil, err
@@ -158,6 +162,7 @@ func (c *Client) local(ctx context.Context, path string, policy *Policy, o Verif
 	if err != nil {
 		return nil, nil, err
 	}
+	setKind(ctx, dir)
 	asked, err := relativePaths(dir, o.IgnorePaths)
 	if err != nil {
 		return nil, nil, errors.Join(err, dir.Close())
@@ -181,7 +186,14 @@ func (c *Client) local(ctx context.Context, path string, policy *Policy, o Verif
 
 // VerifyDir decides about the local folder or single file at path by the
 // bundle in o.SignatureFile.
-func (c *Client) VerifyDir(ctx context.Context, path string, policy Policy, o VerifyOptions) (*Verification, error) {
+func (c *Client) VerifyDir(ctx context.Context, path string, policy Policy, o VerifyOptions) (result *Verification, err error) {
+	ctx, span := c.span(ctx, "Verify", "", path)
+	defer endVerify(span, &result, &err)
+	return c.verifyDir(ctx, path, policy, o)
+}
+
+// verifyDir is VerifyDir inside a span.
+func (c *Client) verifyDir(ctx context.Context, path string, policy Policy, o VerifyOptions) (*Verification, error) {
 	local, dir, err := c.local(ctx, path, &policy, o)
 	if err != nil {
 		return nil, refusedInput(path, err)
@@ -197,8 +209,14 @@ func (c *Client) VerifyDir(ctx context.Context, path string, policy Policy, o Ve
 
 // VerifyDirAgainst decides about the local folder or file at path by the
 // signatures that are attached to an artifact, and by its layers.
-func (c *Client) VerifyDirAgainst(ctx context.Context, path, ref string, policy Policy, o VerifyOptions) (*Verification, error) {
-	model, err := c.open(ctx, ref)
+func (c *Client) VerifyDirAgainst(ctx context.Context, path, ref string, policy Policy, o VerifyOptions) (result *Verification, err error) {
+	r, err := oci.ParseReference(ref)
+	if err != nil {
+		return nil, refusedInput(ref, err)
+	}
+	ctx, span := c.span(ctx, "Verify", "", path)
+	defer endVerify(span, &result, &err)
+	model, err := c.openReference(ctx, r)
 	if err != nil {
 		return nil, refusedInput(ref, err)
 	}

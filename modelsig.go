@@ -35,6 +35,8 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/modelsig/modelsig/bundle"
 	"github.com/modelsig/modelsig/manifest"
 	"github.com/modelsig/modelsig/oci"
@@ -81,6 +83,11 @@ type Client struct {
 
 	// Logger gets what may help to find a fault; nil: silent.
 	Logger *slog.Logger
+
+	// Tracer gets a span for each act of signing and verifying, with the
+	// attributes in docs/tracing.md. nil: the global provider of the
+	// OpenTelemetry API, which does nothing until the application sets one.
+	Tracer trace.TracerProvider
 
 	once   sync.Once
 	client *oci.Client
@@ -165,7 +172,9 @@ func (c *Client) open(ctx context.Context, ref string) (*oci.Model, error) {
 	return c.openReference(ctx, r)
 }
 
-func (c *Client) openReference(ctx context.Context, r oci.Reference) (*oci.Model, error) {
+func (c *Client) openReference(ctx context.Context, r oci.Reference) (_ *oci.Model, err error) {
+	ctx, span := child(ctx, "resolve")
+	defer end(span, &err)
 	client, err := c.registry()
 	if err != nil {
 		return nil, err
@@ -186,7 +195,9 @@ func (c *Client) limits() referrers.Limits {
 }
 
 // hash hashes with the client's settings.
-func (c *Client) hash(ctx context.Context, files []manifest.File) ([]manifest.Resource, error) {
+func (c *Client) hash(ctx context.Context, files []manifest.File) (resources []manifest.Resource, err error) {
+	ctx, span := child(ctx, "hash")
+	defer endHash(span, files, &resources, &err)
 	h := manifest.Hasher{Jobs: c.Jobs, Progress: c.progress(files)}
 	return h.Hash(ctx, files)
 }

@@ -97,7 +97,9 @@ func (c *Client) Push(ctx context.Context, dir, ref string, o PushOptions) (*Pus
 		return pushed, nil
 	}
 	o.Sign.Allow = append(slices.Clone(o.Sign.Allow), o.Allow...)
+	ctx, span := c.span(ctx, "Sign", referenceKind(r), pushed.Reference)
 	pushed.Signature, err = c.signModel(ctx, model, o.Signer, o.Sign)
+	endSign(span, &pushed.Signature, &err)
 	if err != nil {
 		return nil, fmt.Errorf("pushed %s, not signed: %w", pushed.Reference, err)
 	}

@@ -86,6 +86,9 @@ type Signature struct {
 	Unchanged  bool     // both signatures were there and verify: nothing was added
 	Warnings   []string // what a person should know
 	FromDigest bool     // signed from a manifest's digests: no file was hashed
+
+	serialization manifest.Serialization // of the model signature, for its span
+	method        string                 // of signing, for the span; "" if nothing was signed
 }
 
 // Signed is one signature.
@@ -102,7 +105,7 @@ type Signed struct {
 //
 // An error after which nothing is attached wraps [referrers.ErrNotAttached];
 // hostile names and shapes are a [*manifest.ThreatError].
-func (c *Client) Sign(ctx context.Context, ref string, signer Signer, o SignOptions) (*Signature, error) {
+func (c *Client) Sign(ctx context.Context, ref string, signer Signer, o SignOptions) (result *Signature, err error) {
 	if o.ModelOnly && o.ArtifactOnly {
 		return nil, errors.New("sign: model signature only and artifact signature only exclude each other")
 	}
@@ -113,6 +116,8 @@ func (c *Client) Sign(ctx context.Context, ref string, signer Signer, o SignOpti
 	if o.RequireDigest && r.Digest == "" {
 		return nil, fmt.Errorf("sign %s: a digest is required (REPO@sha256:…)", r)
 	}
+	ctx, span := c.span(ctx, "Sign", referenceKind(r), r.String())
+	defer endSign(span, &result, &err)
 	model, err := c.openReference(ctx, r)
 	if err != nil {
 		return nil, err
@@ -158,7 +163,9 @@ func (c *Client) signModel(ctx context.Context, model *oci.Model, signer Signer,
 // SignManifest signs a manifest on disk from its digests: no file is hashed
 // and nothing is attached. name is what the manifest is called, for messages.
 // It makes the model signature; with ArtifactOnly the artifact signature.
-func (c *Client) SignManifest(ctx context.Context, data []byte, name string, signer Signer, o SignOptions) (*Signature, error) {
+func (c *Client) SignManifest(ctx context.Context, data []byte, name string, signer Signer, o SignOptions) (result *Signature, err error) {
+	ctx, span := c.span(ctx, "Sign", KindManifest, targetName(name))
+	defer endSign(span, &result, &err)
 	m, err := oci.ParseManifest(data, "")
 	if err != nil {
 		return nil, fmt.Errorf("sign %s: %w", targetName(name), err)
@@ -277,7 +284,7 @@ func (sig *Signature) model(oms *manifest.Manifest, name string, annotations map
 		return err
 	}
 	root := oms.Root()
-	sig.Root = hex.EncodeToString(root[:])
+	sig.Root, sig.serialization = hex.EncodeToString(root[:]), oms.Serialization
 	sig.Model = &Signed{Statement: payload}
 	sig.Files = len(oms.Resources)
 	for _, f := range files {
@@ -301,7 +308,9 @@ func (sig *Signature) parts() []*Signed {
 }
 
 // signStatements signs all statements with one key or certificate.
-func signStatements(ctx context.Context, signer Signer, sig *Signature) (*Signature, error) {
+func signStatements(ctx context.Context, signer Signer, sig *Signature) (_ *Signature, err error) {
+	ctx, span := child(ctx, "sign")
+	defer end(span, &err)
 	var payloads [][]byte
 	for _, part := range sig.parts() {
 		payloads = append(payloads, part.Statement)
@@ -311,7 +320,7 @@ func signStatements(ctx context.Context, signer Signer, sig *Signature) (*Signat
 		return nil, fmt.Errorf("sign %s: %w", sig.Target, err)
 	}
 	for i, part := range sig.parts() {
-		part.Bundle = bundles[i].JSON()
+		part.Bundle, sig.method = bundles[i].JSON(), bundles[i].Method()
 	}
 	return sig, nil
 }
@@ -328,7 +337,9 @@ func (sig *Signature) checkSize() error {
 }
 
 // attach makes the signatures findable, in one update, and records where.
-func attach(ctx context.Context, s referrers.Store, model *oci.Model, sig *Signature) (*Signature, error) {
+func attach(ctx context.Context, s referrers.Store, model *oci.Model, sig *Signature) (_ *Signature, err error) {
+	ctx, span := child(ctx, "attach")
+	defer end(span, &err)
 	if err := sig.checkSize(); err != nil {
 		return nil, fmt.Errorf("sign %s: %w", sig.Target, err)
 	}
@@ -356,7 +367,9 @@ func attach(ctx context.Context, s referrers.Store, model *oci.Model, sig *Signa
 // and this reading of its layers (rule 15): garbage that looks like ours must
 // not turn signing into nothing. What cannot be read is treated as absent:
 // then we sign.
-func (c *Client) findOwn(ctx context.Context, s referrers.Store, model *oci.Model, signer Signer, sig *Signature) error {
+func (c *Client) findOwn(ctx context.Context, s referrers.Store, model *oci.Model, signer Signer, sig *Signature) (err error) {
+	ctx, span := child(ctx, "list")
+	defer end(span, &err)
 	listing, err := referrers.List(ctx, s, model.Manifest.Descriptor, approves, c.limits())
 	if err != nil {
 		return fmt.Errorf("sign %s: %w", model.Reference, err)

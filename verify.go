@@ -72,8 +72,14 @@ func (d *Denial) Unwrap() error { return d.Err }
 //
 // No and "could not tell" are a [*Denial]. Failures before there is anything
 // to judge, such as a registry that cannot be reached, are plain errors.
-func (c *Client) Verify(ctx context.Context, ref string, policy Policy, o VerifyOptions) (*Verification, error) {
-	model, err := c.open(ctx, ref)
+func (c *Client) Verify(ctx context.Context, ref string, policy Policy, o VerifyOptions) (result *Verification, err error) {
+	r, err := oci.ParseReference(ref)
+	if err != nil {
+		return nil, refusedInput(ref, err)
+	}
+	ctx, span := c.span(ctx, "Verify", referenceKind(r), r.String())
+	defer endVerify(span, &result, &err)
+	model, err := c.openReference(ctx, r)
 	if err != nil {
 		return nil, refusedInput(ref, err)
 	}
@@ -125,7 +131,9 @@ func (c *Client) evidence(ctx context.Context, model *oci.Model, o VerifyOptions
 	}, nil
 }
 
-func (c *Client) listing(ctx context.Context, model *oci.Model, only string) (*referrers.Listing, error) {
+func (c *Client) listing(ctx context.Context, model *oci.Model, only string) (listing *referrers.Listing, err error) {
+	ctx, span := child(ctx, "list")
+	defer endList(span, &listing, &err)
 	if only == "" {
 		return referrers.List(ctx, store(model), model.Manifest.Descriptor, approves, c.limits())
 	}
@@ -143,11 +151,13 @@ func (c *Client) listing(ctx context.Context, model *oci.Model, only string) (*r
 // looks like one, file is the path it was read from, and the statement decides
 // what it is about (rule 2): if the statement lists a file of that name, and
 // does not name this very manifest, the file's bytes are hashed.
-func (c *Client) VerifyManifest(ctx context.Context, data []byte, file string, policy Policy, o VerifyOptions) (*Verification, error) {
+func (c *Client) VerifyManifest(ctx context.Context, data []byte, file string, policy Policy, o VerifyOptions) (result *Verification, err error) {
+	ctx, span := c.span(ctx, "Verify", KindManifest, targetName(file))
+	defer endVerify(span, &result, &err)
 	m, err := oci.ParseManifest(data, "")
 	if err != nil && file != "" {
 		// It only looked like one. Hashing the bytes is always safe.
-		return c.VerifyDir(ctx, file, policy, o)
+		return c.verifyDir(ctx, file, policy, o)
 	}
 	if err != nil {
 		return nil, refusedInput(targetName(file), err)
@@ -185,7 +195,9 @@ func oneBundle(name string, data []byte) verify.Evidence {
 }
 
 // decide asks for the verdict and says what it was about.
-func decide(ctx context.Context, v Verification, policy Policy, subject verify.Subject, evidence verify.Evidence) (*Verification, error) {
+func decide(ctx context.Context, v Verification, policy Policy, subject verify.Subject, evidence verify.Evidence) (_ *Verification, err error) {
+	ctx, span := child(ctx, "decide")
+	defer end(span, &err)
 	report, err := verify.Decide(ctx, policy, subject, evidence)
 	asFile := func() {
 		if subject.Artifact != nil && subject.Artifact.FileName != "" && v.Hashed {
