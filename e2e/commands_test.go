@@ -54,6 +54,8 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 		"fault":          {1, openFault},
 		"requests":       {0, requests},
 		"serve":          {1, serve},
+		"collector":      {1, openCollector},
+		"spans":          {0, printSpans},
 		"sixteen":        {1, sixteen},
 		"serve-binary":   {0, serveBinary},
 		"interrupt":      {1, interrupt},

@@ -18,6 +18,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/rogpeppe/go-internal/testscript"
+	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 )
 
 // How registries treat referrers.
@@ -41,8 +42,9 @@ type registry struct {
 	hit chan struct{} // something reached the server at $FAULTY
 
 	mu     sync.Mutex
-	asked  []string           // "METHOD /path" by the server at $FAULTY
-	others []*httptest.Server // that faults and guards opened
+	asked  []string                 // "METHOD /path" by the server at $FAULTY
+	others []*httptest.Server       // that faults and guards opened
+	spans  []*tracepb.ResourceSpans // that collectors got
 }
 
 type registryKey struct{}

@@ -28,6 +28,7 @@ type app struct {
 	bar     *progress
 	token   io.Closer // a key's, until the end
 	tokenMu sync.Mutex
+	tracing *tracing // nil: no spans
 }
 
 func (a *app) setUp() error {
@@ -146,7 +147,7 @@ func (a *app) client(r registryFlags, targets []modelsig.Target) (*modelsig.Clie
 		}
 		o.Credentials = credentials
 	}
-	c := &modelsig.Client{Registry: o, Logger: a.logger}
+	c := &modelsig.Client{Registry: o, Logger: a.logger, Tracer: a.tracing.tracer()}
 	if a.showsProgress() {
 		a.bar = &progress{w: a.stderr}
 		c.Progress = a.bar.set

@@ -100,6 +100,11 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	defer a.close()
+	if a.tracing, err = startTracing(ctx, kctx.Command()); err != nil {
+		return a.fail(ctx, err)
+	}
+	ctx, span := a.tracing.start(ctx, kctx.Command())
+	defer func() { a.warn(a.tracing.stop(ctx, span, code)...) }()
 	if c.Format == formatRef && !slices.Contains([]string{"sign", "verify", "push", "list", "digest"}, strings.Fields(kctx.Command())[0]) {
 		return a.fail(ctx, errors.New("--format ref prints REPO@DIGEST, and this command has none"))
 	}
