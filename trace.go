@@ -3,6 +3,7 @@ package modelsig
 import (
 	"context"
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -221,15 +222,19 @@ func reasonOf(err error) string {
 	return ""
 }
 
-// signersText names who approved: the key's fingerprint, or the subject.
+// signersText names who approved, each once: the key's fingerprint, or the
+// subject.
 func signersText(signers []verify.Signer) []string {
 	var out []string
-	for _, s := range signers[:min(len(signers), maxSpanSigners)] {
+	for _, s := range signers {
 		name := s.Identity.KeyFingerprint
 		if s.Identity.Method != bundle.MethodKey {
 			name = s.Identity.Subject
 		}
-		out = append(out, spanText(s.Identity.Method+" "+name))
+		text := spanText(s.Identity.Method + " " + name)
+		if len(out) < maxSpanSigners && !slices.Contains(out, text) {
+			out = append(out, text)
+		}
 	}
 	return out
 }
