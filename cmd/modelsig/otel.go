@@ -105,6 +105,12 @@ func startTracing(ctx context.Context, command string) (*tracing, error) {
 	if err != nil {
 		return nil, errors.New("OTEL_RESOURCE_ATTRIBUTES: want NAME=VALUE, separated by commas")
 	}
+	// Empty means unset; the SDK takes it for the name of a sampler.
+	for _, name := range []string{"OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"} {
+		if env(name) == "" {
+			_ = os.Unsetenv(name) // fails only for names that are none
+		}
+	}
 	t.provider = sdktrace.NewTracerProvider(sdktrace.WithBatcher(client), sdktrace.WithResource(about))
 	if t.err != nil {
 		return nil, fmt.Errorf("a variable OTEL_… cannot be used: %w", t.err)
