@@ -35,7 +35,7 @@
 //	requests                      print what the registry at $FAULTY was asked
 //	serve KIND                    basic, redirecting, luring, bearer, tls: the registry again, at $GUARDED
 //	serve-binary FLAG…            modelsig registry, at $SERVED
-//	collector KIND                an OTLP/HTTP collector at $COLLECTOR: answers, hangs, throttles, denies, redirects, gone
+//	collector KIND                an OTLP collector at $COLLECTOR: answers, grpc, grpc-hangs, hangs, throttles, denies, redirects, gone
 //	spans                         print the spans that collectors got
 //	sixteen REF                   sign with sixteen keys at once
 //	interrupt ARG…                SIGINT to modelsig when it has asked $FAULTY: exit 130

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os/exec"
 	"slices"
@@ -16,6 +17,7 @@ import (
 	collectorpb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	commonpb "go.opentelemetry.io/proto/otlp/common/v1"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -47,6 +49,40 @@ var collectors = map[string]func(r *registry) http.HandlerFunc{
 	},
 	// An address at which nobody listens.
 	"gone": func(*registry) http.HandlerFunc { return nil },
+	// Over OTLP/gRPC: see openGRPC.
+	"grpc":       nil,
+	"grpc-hangs": nil,
+}
+
+// grpcCollector takes spans over OTLP/gRPC, or never answers.
+type grpcCollector struct {
+	collectorpb.UnimplementedTraceServiceServer
+	r     *registry
+	hangs bool
+}
+
+func (c grpcCollector) Export(ctx context.Context, batch *collectorpb.ExportTraceServiceRequest) (*collectorpb.ExportTraceServiceResponse, error) {
+	if c.hangs {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	c.r.mu.Lock()
+	defer c.r.mu.Unlock()
+	c.r.spans = append(c.r.spans, batch.ResourceSpans...)
+	return &collectorpb.ExportTraceServiceResponse{}, nil
+}
+
+func (r *registry) openGRPC(ts *testscript.TestScript, hangs bool) error {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	server := grpc.NewServer()
+	collectorpb.RegisterTraceServiceServer(server, grpcCollector{r: r, hangs: hangs})
+	go server.Serve(listener) // until Stop
+	ts.Defer(server.Stop)
+	ts.Setenv("COLLECTOR", "http://"+listener.Addr().String())
+	return nil
 }
 
 func takeSpans(r *registry) http.HandlerFunc {
@@ -64,6 +100,9 @@ func openCollector(_ context.Context, ts *testscript.TestScript, args []string) 
 		return fmt.Errorf("no collector %q", args[0])
 	}
 	r := registryOf(ts)
+	if hangs := args[0] == "grpc-hangs"; hangs || args[0] == "grpc" {
+		return r.openGRPC(ts, hangs)
+	}
 	server := r.open(behave(r))
 	if args[0] == "gone" {
 		server.Close()

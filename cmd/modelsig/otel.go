@@ -16,6 +16,7 @@ import (
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
@@ -68,13 +69,6 @@ func startTracing(ctx context.Context, command string) (*tracing, error) {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	protocol := env("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
-	if protocol == "" {
-		protocol = env("OTEL_EXPORTER_OTLP_PROTOCOL")
-	}
-	if protocol != "" && protocol != "http/protobuf" {
-		return nil, fmt.Errorf("OTEL_EXPORTER_OTLP_PROTOCOL is %q: want http/protobuf", protocol)
-	}
 
 	t := &tracing{}
 	// OpenTelemetry complains to these two, for the whole process, and by
@@ -85,12 +79,7 @@ func startTracing(ctx context.Context, command string) (*tracing, error) {
 		func(_, message string) { t.complain(errors.New(message)) },
 		funcr.Options{RenderArgsHook: func([]any) []any { return nil }},
 	))
-	options := []otlptracehttp.Option{otlptracehttp.WithProxy(withoutRedirects)}
-	if !named {
-		// The specification's default; the exporter's own is HTTPS.
-		options = append(options, otlptracehttp.WithEndpointURL("http://localhost:4318/v1/traces"))
-	}
-	client, err := otlptracehttp.New(ctx, options...)
+	client, err := newExporter(ctx, named)
 	if err != nil {
 		return nil, fmt.Errorf("OTEL_EXPORTER_OTLP_…: %w", err)
 	}
@@ -116,6 +105,31 @@ func startTracing(ctx context.Context, command string) (*tracing, error) {
 		return nil, fmt.Errorf("a variable OTEL_… cannot be used: %w", t.err)
 	}
 	return t, nil
+}
+
+// newExporter speaks the protocol that the variables name. named says that they
+// name an endpoint as well; the defaults are the specification's, and not those
+// of the exporters, which are HTTPS.
+func newExporter(ctx context.Context, named bool) (sdktrace.SpanExporter, error) {
+	protocol := env("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
+	if protocol == "" {
+		protocol = env("OTEL_EXPORTER_OTLP_PROTOCOL")
+	}
+	switch protocol {
+	case "", "http/protobuf":
+		options := []otlptracehttp.Option{otlptracehttp.WithProxy(withoutRedirects)}
+		if !named {
+			options = append(options, otlptracehttp.WithEndpointURL("http://localhost:4318/v1/traces"))
+		}
+		return otlptracehttp.New(ctx, options...)
+	case "grpc":
+		var options []otlptracegrpc.Option
+		if !named {
+			options = append(options, otlptracegrpc.WithEndpointURL("http://localhost:4317"))
+		}
+		return otlptracegrpc.New(ctx, options...)
+	}
+	return nil, fmt.Errorf("the protocol is %q: want http/protobuf or grpc", protocol)
 }
 
 // env is a variable as OpenTelemetry reads it: empty means unset.
