@@ -21,8 +21,8 @@ import (
 	"github.com/modelsig/modelsig/verify"
 )
 
-// scope is the instrumentation scope of every span.
-const scope = "github.com/modelsig/modelsig"
+// tracerName is the instrumentation scope of every span.
+const tracerName = "github.com/modelsig/modelsig"
 
 // Attributes of spans; docs/tracing.md says which span has which. They repeat
 // what answers say, never what was given to get there: no keys, passwords,
@@ -73,7 +73,7 @@ func (c *Client) span(ctx context.Context, name, kind, target string) (context.C
 	if kind != "" {
 		attributes = append(attributes, attrKind.String(kind))
 	}
-	ctx, span := provider.Tracer(scope).Start(ctx, name, trace.WithAttributes(attributes...))
+	ctx, span := provider.Tracer(tracerName).Start(ctx, name, trace.WithAttributes(attributes...))
 	return context.WithValue(ctx, actKey{}, span), span
 }
 
@@ -92,7 +92,7 @@ func act(ctx context.Context) trace.Span {
 
 // child begins a part of an act; outside of one it does nothing.
 func child(ctx context.Context, name string) (context.Context, trace.Span) {
-	return act(ctx).TracerProvider().Tracer(scope).Start(ctx, name)
+	return act(ctx).TracerProvider().Tracer(tracerName).Start(ctx, name)
 }
 
 // end ends a span with what went wrong, if anything did.

@@ -34,8 +34,8 @@ func newTracer(t testing.TB) (*sdktrace.TracerProvider, *tracetest.SpanRecorder)
 	return provider, recorder
 }
 
-// names are the spans by name, each with its parent's: "hash < Sign".
-func names(spans []sdktrace.ReadOnlySpan) []string {
+// spanNames are the spans by name, each with its parent's: "hash < Sign".
+func spanNames(spans []sdktrace.ReadOnlySpan) []string {
 	var out []string
 	for _, s := range spans {
 		name := s.Name()
@@ -50,8 +50,8 @@ func names(spans []sdktrace.ReadOnlySpan) []string {
 	return out
 }
 
-// attributes are those of the one span of that name.
-func attributes(t testing.TB, spans []sdktrace.ReadOnlySpan, name string) map[attribute.Key]attribute.Value {
+// spanAttributes are those of the one span of that name.
+func spanAttributes(t testing.TB, spans []sdktrace.ReadOnlySpan, name string) map[attribute.Key]attribute.Value {
 	t.Helper()
 	out := map[attribute.Key]attribute.Value{}
 	for _, kv := range spanNamed(t, spans, name).Attributes() {
@@ -69,7 +69,7 @@ func spanNamed(t testing.TB, spans []sdktrace.ReadOnlySpan, name string) sdktrac
 		}
 	}
 	if len(found) != 1 {
-		t.Fatalf("%d spans are named %s, want 1: %q", len(found), name, names(spans))
+		t.Fatalf("%d spans are named %s, want 1: %q", len(found), name, spanNames(spans))
 	}
 	return found[0]
 }
@@ -237,10 +237,10 @@ func TestEachActOnATargetIsOneSpan(t *testing.T) {
 				t.Fatal(err)
 			}
 			spans := recorder.Ended()
-			if got := names(spans); !slices.Equal(got, tt.spans) {
+			if got := spanNames(spans); !slices.Equal(got, tt.spans) {
 				t.Fatalf("spans %q, want %q", got, tt.spans)
 			}
-			got := attributes(t, spans, tt.spans[0])
+			got := spanAttributes(t, spans, tt.spans[0])
 			for key, value := range tt.attrs {
 				if got[key].AsInterface() != value {
 					t.Errorf("%s is %v, want %v", key, got[key].AsInterface(), value)
@@ -310,7 +310,7 @@ func TestANoIsInTheSpan(t *testing.T) {
 			if got := span.Status(); got.Code != codes.Error || got.Description != err.Error() {
 				t.Errorf("status %v, want the error: %v", got, err)
 			}
-			got := attributes(t, recorder.Ended(), tt.span)
+			got := spanAttributes(t, recorder.Ended(), tt.span)
 			for key, value := range tt.attrs {
 				if got[key].AsInterface() != value {
 					t.Errorf("%s is %v, want %v", key, got[key].AsInterface(), value)
@@ -330,7 +330,7 @@ func TestAMalformedReferenceIsInNoSpan(t *testing.T) { // it may hold a password
 	if err == nil || err2 == nil || err3 == nil {
 		t.Errorf("accepted: %v, %v, %v", err, err2, err3)
 	}
-	if got := names(recorder.Ended()); len(got) != 0 {
+	if got := spanNames(recorder.Ended()); len(got) != 0 {
 		t.Errorf("spans: %q", got)
 	}
 }
@@ -351,7 +351,7 @@ func TestTextInSpansIsBoundedAndHarmless(t *testing.T) { // rule 36
 				t.Fatal("signed what is not there")
 			}
 			texts := map[string]string{"status": spanNamed(t, recorder.Ended(), "Sign").Status().Description}
-			for key, value := range attributes(t, recorder.Ended(), "Sign") {
+			for key, value := range spanAttributes(t, recorder.Ended(), "Sign") {
 				texts[string(key)] = value.AsString()
 			}
 			if texts["status"] == "" || texts["model_signing.target"] == "" {
@@ -390,7 +390,7 @@ func TestWithoutATracerTheGlobalProviderIsUsed(t *testing.T) {
 			ours = append(ours, s)
 		}
 	}
-	if got, want := names(ours), []string{"Sign < parent", "hash < Sign", "parent", "sign < Sign"}; !slices.Equal(got, want) {
+	if got, want := spanNames(ours), []string{"Sign < parent", "hash < Sign", "parent", "sign < Sign"}; !slices.Equal(got, want) {
 		t.Errorf("spans %q, want %q", got, want)
 	}
 }
