@@ -28,10 +28,12 @@ const (
 	CodeSymlink = "symlink"
 
 	// CodeSymlinkOutside is the code of a link to what lies outside the model,
-	// which no option follows (D01). The snapshots of a Hugging Face cache are
-	// such links: there the model is the repository's folder, which has the
-	// blobs as well.
+	// which no option follows (D01).
 	CodeSymlinkOutside = "symlink-outside"
+
+	// CodeSnapshotLink is [CodeSymlink] in a snapshot of a Hugging Face cache,
+	// whose files are all links: whoever names one will want them followed.
+	CodeSnapshotLink = "snapshot-link"
 
 	codeSpecialFile = "special-file" // D05
 )
@@ -68,12 +70,23 @@ type Dir struct {
 	real    string // without symbolic links
 	options OpenOptions
 	fast    fastRoot
+
+	// base is where the model lies in root: "" but for the snapshot of a
+	// Hugging Face cache whose links are followed.
+	base     string
+	snapshot bool // of a Hugging Face cache
 }
 
 // OpenOptions are the options of [Open]. The zero value refuses links.
 type OpenOptions struct {
 	// AllowSymlinks follows symbolic links to regular files inside the model,
-	// and no others. A file is then listed under the name of the link.
+	// and no others. A file is then listed under the name of the link. The
+	// snapshot of a Hugging Face cache, a folder
+	//
+	//	models--ORG--NAME/snapshots/REVISION
+	//
+	// beside which lies models--ORG--NAME/blobs, has links into the blobs and
+	// nothing else: there, links may lead to what is inside models--ORG--NAME.
 	AllowSymlinks bool
 }
 
@@ -113,6 +126,12 @@ func open(abs string, options OpenOptions) (*Dir, error) {
 	case !info.IsDir():
 		return nil, special(abs, info.Mode())
 	}
+	if cache, base, ok := snapshot(real); ok && d.file == "" {
+		d.snapshot = true
+		if options.AllowSymlinks {
+			folder, d.base = cache, base
+		}
+	}
 	if d.root, err = os.OpenRoot(folder); err != nil {
 		return nil, err
 	}
@@ -122,6 +141,26 @@ func open(abs string, options OpenOptions) (*Dir, error) {
 	}
 	return d, nil
 }
+
+// snapshot splits the path of a snapshot of a Hugging Face cache into the
+// repository's folder and the rest. It goes by what that cache looks like: a
+// folder of another shape has no blobs to follow links to.
+func snapshot(real string) (cache, base string, ok bool) {
+	snapshots := filepath.Dir(real)
+	cache = filepath.Dir(snapshots)
+	kind, _, dashes := strings.Cut(filepath.Base(cache), "--")
+	if filepath.Base(snapshots) != "snapshots" || !dashes || !slices.Contains([]string{"models", "datasets", "spaces"}, kind) {
+		return "", "", false
+	}
+	info, err := os.Lstat(filepath.Join(cache, "blobs"))
+	if err != nil || !info.IsDir() {
+		return "", "", false
+	}
+	return cache, path.Join("snapshots", filepath.Base(real)), true
+}
+
+// at is where a name of the model lies in root.
+func (d *Dir) at(name string) string { return path.Join(d.base, name) }
 
 // bare takes the path out of an error, which has it unquoted.
 func bare(err error) error {
@@ -211,7 +250,8 @@ func resolveParent(path string) string {
 // Each file's Open checks that it is still the regular file that the walk saw,
 // and its reader, which is an [io.ReaderAt], returns an error that wraps
 // [ErrChanged], in the place of io.EOF, when size or modification time moved
-// until then. Files that grow meanwhile do not go on for ever. These errors leave the name to whoever opens.
+// until then. Files that grow meanwhile do not go on for ever. These errors leave
+// the name to whoever opens.
 func (d *Dir) Files(ctx context.Context, ignore Ignore) ([]File, error) {
 	return d.walk(ctx, &walk{dir: d, ignored: ignore.set()})
 }
@@ -342,7 +382,7 @@ const batch = 1024
 
 // folder reads one folder. take is called from time to time, and at the end.
 func (w *walk) folder(ctx context.Context, folder string, take func() error) error {
-	f, err := w.dir.root.OpenFile(folder, os.O_RDONLY|nonblock, 0)
+	f, err := w.dir.root.OpenFile(w.dir.at(folder), os.O_RDONLY|nonblock, 0)
 	if err != nil {
 		err = fmt.Errorf("open folder %s: %w", quote(folder), bare(err))
 		if w.all && folder != "." {
@@ -399,7 +439,7 @@ func (w *walk) entry(name string, e fs.DirEntry) error {
 		w.pending = append(w.pending, name)
 		return nil
 	}
-	info, err := entryInfo(w.dir.root, name, e)
+	info, err := entryInfo(w.dir.root, w.dir.at(name), e)
 	if err == nil && info.Mode()&fs.ModeSymlink != 0 && w.dir.options.AllowSymlinks {
 		if info, err = w.dir.follow(name); err != nil {
 			return err
@@ -408,7 +448,7 @@ func (w *walk) entry(name string, e fs.DirEntry) error {
 	if err != nil {
 		return fmt.Errorf("read %s: %w", quote(name), bare(err))
 	}
-	return w.add(name, name, info)
+	return w.add(name, w.dir.at(name), info)
 }
 
 // follow returns what a link stands for: a regular file inside the model.
@@ -416,7 +456,7 @@ func (d *Dir) follow(name string) (fs.FileInfo, error) {
 	refuse := func(code, reason string) error {
 		return &ThreatError{Code: code, Name: name, Reason: reason}
 	}
-	info, err := d.root.Stat(name)
+	info, err := d.root.Stat(d.at(name))
 	if err != nil {
 		switch errno, ok := errors.AsType[syscall.Errno](err); {
 		case ok && errno != syscall.ENOENT && errno != syscall.ELOOP && errno != syscall.ENOTDIR && !errors.Is(err, fs.ErrNotExist):
@@ -435,7 +475,12 @@ func (d *Dir) follow(name string) (fs.FileInfo, error) {
 // add lists the file that is called name in the model and at in the folder.
 func (w *walk) add(name, at string, info fs.FileInfo) error {
 	if !info.Mode().IsRegular() {
-		return special(name, info.Mode())
+		threat := special(name, info.Mode())
+		if threat.Code == CodeSymlink && w.dir.snapshot {
+			threat.Code = CodeSnapshotLink
+			threat.Reason = "is a symbolic link into the blobs of a Hugging Face cache"
+		}
+		return threat
 	}
 	if err := CheckName(name); err != nil {
 		return err
