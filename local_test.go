@@ -179,7 +179,7 @@ func TestLinksInAFolder(t *testing.T) { // threat D01
 	writeFile(t, outside, "{}")
 	link(outside, "config.json")
 	v, err = client.VerifyDir(t.Context(), dir, trusts(signer), follow)
-	wantNo(t, v, err, modelsig.ErrRefused, "symlink")
+	wantNo(t, v, err, modelsig.ErrRefused, "symlink-outside")
 
 	if sig, err := client.SignDir(t.Context(), dir, signer, modelsig.SignOptions{AllowSymlinks: true}); err == nil {
 		t.Errorf("signed %d files, one of them outside", sig.Files)

@@ -30,7 +30,7 @@ const maxPointer = 1024
 
 // isPointer reports whether content is a Git LFS pointer: a version line, the
 // current or the one from before LFS had its name, and lines of a key and a
-// value.
+// value, oid and size among them.
 func isPointer(content []byte) bool {
 	if len(content) > maxPointer {
 		return false
@@ -41,14 +41,16 @@ func isPointer(content []byte) bool {
 	default:
 		return false
 	}
+	required := map[string]bool{"oid": true, "size": true}
 	lines := bytes.Split(bytes.TrimSuffix(rest, []byte("\n")), []byte("\n"))
 	for _, line := range lines {
 		key, value, ok := bytes.Cut(line, []byte(" "))
 		if !ok || len(value) == 0 || len(key) == 0 || strings.Trim(string(key), "abcdefghijklmnopqrstuvwxyz0123456789.-") != "" {
 			return false
 		}
+		delete(required, string(key))
 	}
-	return true
+	return len(required) == 0
 }
 
 func pointerError(name string) error {
