@@ -48,6 +48,9 @@ func contentsOf(m *oci.Manifest, target string, o SignOptions) (*Contents, error
 	if err != nil {
 		return nil, err
 	}
+	if err := wholeLayers(o.Hashing); err != nil {
+		return nil, err
+	}
 	oms, err := manifest.New(known(files.Files), manifest.Serialization{IgnorePaths: manifest.GitPaths()})
 	if err != nil {
 		return nil, err

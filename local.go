@@ -22,24 +22,31 @@ import (
 func (c *Client) SignDir(ctx context.Context, path string, signer Signer, o SignOptions) (result *Signature, err error) {
 	ctx, span := c.span(ctx, "Sign", "", path)
 	defer endSign(span, &result, &err)
-	if o.ArtifactOnly {
-		return nil, fmt.Errorf("sign %s: an artifact signature is for artifacts in registries and layouts", path)
-	}
-	if len(o.Annotations) > 0 {
-		return nil, fmt.Errorf("sign %s: annotations are recorded in artifact signatures, and a local model has none", path)
-	}
 	local, err := c.readDir(ctx, path, o)
 	if err != nil {
 		return nil, err
 	}
-	sig := &Signature{Target: path, Warnings: local.warnings}
-	if err := sig.model(local.oms, local.name, nil, local.files); err != nil {
-		return nil, err
+	return local.sign(ctx, path, signer, o)
+}
+
+// SignFiles is SignDir for files from any source: [manifest.FromFS] lists
+// those of an [io/fs.FS]; files whose sha256 is known already are not opened.
+// name is the model's, as OMS §6.5 wants one. Of the options, IgnorePaths are
+// relative to the model, and AllowSymlinks and SignatureFile mean nothing.
+func (c *Client) SignFiles(ctx context.Context, name string, files []manifest.File, signer Signer, o SignOptions) (result *Signature, err error) {
+	ctx, span := c.span(ctx, "Sign", "", name)
+	defer endSign(span, &result, &err)
+	ignore := manifest.Ignore(o.IgnorePaths)
+	if !o.IncludeGitPaths {
+		ignore = append(manifest.GitPaths(), o.IgnorePaths...)
 	}
-	if o.DryRun {
-		return sig, nil
+	kept := slices.DeleteFunc(slices.Clone(files), func(f manifest.File) bool { return ignore.Match(f.Name) })
+	o.AllowSymlinks = false
+	local, err := c.readFiles(ctx, name, kept, ignore, o)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	return signStatements(ctx, signer, sig)
+	return local.sign(ctx, name, signer, o)
 }
 
 // A localModel is a folder or file that was hashed.
@@ -48,6 +55,24 @@ type localModel struct {
 	files    []manifest.File
 	oms      *manifest.Manifest
 	warnings []string
+}
+
+// sign signs what was hashed; target is what answers call it.
+func (l *localModel) sign(ctx context.Context, target string, signer Signer, o SignOptions) (*Signature, error) {
+	if o.ArtifactOnly {
+		return nil, fmt.Errorf("sign %s: an artifact signature is for artifacts in registries and layouts", target)
+	}
+	if len(o.Annotations) > 0 {
+		return nil, fmt.Errorf("sign %s: annotations are recorded in artifact signatures, and a local model has none", target)
+	}
+	sig := &Signature{Target: target, Warnings: l.warnings}
+	if err := sig.model(l.oms, l.name, nil, l.files); err != nil {
+		return nil, err
+	}
+	if o.DryRun {
+		return sig, nil
+	}
+	return signStatements(ctx, signer, sig)
 }
 
 // readDir hashes what a signature of path would list.
@@ -63,11 +88,20 @@ func (c *Client) readDir(ctx context.Context, path string, o SignOptions) (*loca
 		return nil, err
 	}
 	files, err := dir.Files(ctx, ignore)
-	if err == nil && len(files) == 0 {
-		err = &manifest.ThreatError{Code: "no-files", Name: dir.Name(), Reason: "it has no file to sign (OMS §6.1)"}
-	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	local, err := c.readFiles(ctx, dir.Name(), files, ignore, o)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return local, nil
+}
+
+// readFiles hashes the files of a model; ignore is what was left out of them.
+func (c *Client) readFiles(ctx context.Context, name string, files []manifest.File, ignore manifest.Ignore, o SignOptions) (*localModel, error) {
+	if len(files) == 0 {
+		return nil, &manifest.ThreatError{Code: "no-files", Name: name, Reason: "it has no file to sign (OMS §6.1)"}
 	}
 	names := make([]string, len(files))
 	for i, f := range files {
@@ -77,20 +111,37 @@ func (c *Client) readDir(ctx context.Context, path string, o SignOptions) (*loca
 	// folder has exactly these files, and every OMS tool signs them.
 	threats, err := manifest.CheckNames(names, manifest.Threats())
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, err
 	}
-	resources, err := c.hash(ctx, files)
+	// What stands in a file's place is no file of the model.
+	stubs, err := manifest.CheckStubs(names, o.Allow)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, err
 	}
-	oms, err := manifest.New(resources, manifest.Serialization{IgnorePaths: ignore})
+	if o.Hashing.ShardSize > 0 {
+		if err := manifest.CheckShards(files); err != nil {
+			return nil, err
+		}
+	}
+	resources, err := c.hash(ctx, manifest.Hasher{Hashing: o.Hashing, RefusePointers: !o.Allow.Has(manifest.LFSPointer)}, files)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, err
 	}
-	// Verifiers of OMS read links only where the signer says that he did
-	// (OMS §6.1.1). Ours ask their caller.
-	oms.Serialization.AllowSymlinks = o.AllowSymlinks
-	local := &localModel{name: dir.Name(), files: files, oms: oms}
+	oms, err := manifest.New(resources, manifest.Serialization{
+		HashType:  o.Hashing.Type,
+		ShardSize: o.Hashing.ShardSize,
+		// Verifiers of OMS read links only where the signer says that he did
+		// (OMS §6.1.1). Ours ask their caller.
+		AllowSymlinks: o.AllowSymlinks,
+		IgnorePaths:   ignore,
+	})
+	if err != nil {
+		return nil, err
+	}
+	local := &localModel{name: name, files: files, oms: oms}
+	for _, t := range stubs {
+		local.warnings = append(local.warnings, t.Error())
+	}
 	for _, t := range threats {
 		switch {
 		case t.Threat == manifest.GitFiles && t.Name == "model.sig":
@@ -180,7 +231,7 @@ func (c *Client) local(ctx context.Context, path string, policy *Policy, o Verif
 	if err != nil {
 		return nil, nil, errors.Join(err, dir.Close())
 	}
-	local.Hash = c.hash
+	local.Hash = c.hashAgain
 	return local, dir, nil
 }
 
@@ -205,6 +256,17 @@ func (c *Client) verifyDir(ctx context.Context, path string, policy Policy, o Ve
 	}
 	subject := verify.Subject{Local: local}
 	return decide(ctx, Verification{Target: path, Kind: dirKind(dir)}, policy, subject, oneBundle(o.SignatureFile, data))
+}
+
+// VerifyFiles is VerifyDir for files from any source (see [Client.SignFiles])
+// and a bundle in memory. name is what answers call the model. Of the options,
+// IgnorePaths are relative to the model; the others mean nothing.
+func (c *Client) VerifyFiles(ctx context.Context, name string, files []manifest.File, signature []byte, policy Policy, o VerifyOptions) (result *Verification, err error) {
+	ctx, span := c.span(ctx, "Verify", "", name)
+	defer endVerify(span, &result, &err)
+	policy.IgnorePaths = append(slices.Clone(policy.IgnorePaths), o.IgnorePaths...)
+	subject := verify.Subject{Local: &verify.Local{Files: files, Hash: c.hashAgain}}
+	return decide(ctx, Verification{Target: name, Kind: KindDir}, policy, subject, oneBundle(name+" signature", signature))
 }
 
 // VerifyDirAgainst decides about the local folder or file at path by the

@@ -30,7 +30,6 @@ package modelsig
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -121,36 +120,6 @@ func withDockerCredentials() (*Client, error) {
 	return &Client{Registry: oci.Options{Credentials: credentials}}, nil
 }
 
-// KeySigner signs with a private key in PEM: SEC1 or PKCS#8, ECDSA P-256,
-// P-384 or P-521. password is called at most once, and only if the key is
-// encrypted; nil: an encrypted key is an error.
-func KeySigner(pem []byte, password func() ([]byte, error)) (Signer, error) {
-	key, err := bundle.ParsePrivateKey(pem, password)
-	if err != nil {
-		return nil, err
-	}
-	return bundle.NewKeySigner(key)
-}
-
-// KeyPolicy accepts what any of these public keys (PEM, one key each) signed,
-// for an artifact only when the statement names its manifest. No keys: a
-// policy that trusts nobody.
-func KeyPolicy(pems ...[]byte) (Policy, error) {
-	var p Policy
-	for i, data := range pems {
-		key, err := bundle.ParsePublicKey(data)
-		if err != nil {
-			return Policy{}, fmt.Errorf("public key %d: %w", i+1, err)
-		}
-		v, err := bundle.NewKeyVerifier(key)
-		if err != nil {
-			return Policy{}, fmt.Errorf("public key %d: %w", i+1, err)
-		}
-		p.Verifiers = append(p.Verifiers, v)
-	}
-	return p, nil
-}
-
 // registry returns the one client that every registry request goes through.
 func (c *Client) registry() (*oci.Client, error) {
 	c.once.Do(func() {
@@ -195,11 +164,16 @@ func (c *Client) limits() referrers.Limits {
 }
 
 // hash hashes with the client's settings.
-func (c *Client) hash(ctx context.Context, files []manifest.File) (resources []manifest.Resource, err error) {
+func (c *Client) hash(ctx context.Context, h manifest.Hasher, files []manifest.File) (resources []manifest.Resource, err error) {
 	ctx, span := child(ctx, "hash")
 	defer endHash(span, files, &resources, &err)
-	h := manifest.Hasher{Jobs: c.Jobs, Progress: c.progress(files)}
+	h.Jobs, h.Progress = c.Jobs, c.progress(files)
 	return h.Hash(ctx, files)
+}
+
+// hashAgain is hash for a verdict, in the way in which the statement was made.
+func (c *Client) hashAgain(ctx context.Context, h manifest.Hashing, files []manifest.File) ([]manifest.Resource, error) {
+	return c.hash(ctx, manifest.Hasher{Hashing: h}, files)
 }
 
 // progress adds up what a hasher or an upload reads.

@@ -23,36 +23,74 @@ type omsCase struct {
 	} `json:"model_modifications"`
 	Verify struct {
 		PublicKey           string   `json:"public_key"`
+		CertChain           []string `json:"cert_chain"`
+		Identity            string   `json:"identity"`
+		IdentityProvider    string   `json:"identity_provider"`
 		IgnorePaths         []string `json:"ignore_paths"`
 		IgnoreUnsignedFiles bool     `json:"ignore_unsigned_files"`
 	} `json:"verify"`
 }
 
-// TestBundlesOfOtherOMSTools verifies what the other implementations signed
-// with keys. The cases are data of the OMS project, and not part of this one.
-func TestBundlesOfOtherOMSTools(t *testing.T) {
-	cases := filepath.Join("..", "shared", "oms", "cases")
-	var dirs []string
-	for _, pattern := range []string{"positive/key-*", "historical/historical-v1.*-elliptic-key"} {
-		found, err := filepath.Glob(filepath.Join(cases, filepath.FromSlash(pattern)))
+// policy is whom the case trusts.
+func (c omsCase) policy(t *testing.T, assets string) modelsig.Policy {
+	t.Helper()
+	read := func(name string) []byte {
+		data, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		dirs = append(dirs, found...)
+		return data
+	}
+	var policy modelsig.Policy
+	var err error
+	switch c.Method {
+	case "key":
+		policy, err = modelsig.KeyPolicy(read(filepath.Join(assets, c.Verify.PublicKey)))
+	case "certificate":
+		var chain [][]byte
+		for _, name := range c.Verify.CertChain {
+			chain = append(chain, read(filepath.Join(assets, name)))
+		}
+		policy, err = modelsig.CertificatePolicy(chain, modelsig.CertificateOptions{})
+	case "sigstore":
+		policy, err = modelsig.SigstorePolicy(read(filepath.Join(assets, "..", "..", "trusted_root.public-good.json")),
+			modelsig.SigstoreIdentity{Subject: c.Verify.Identity, Issuer: c.Verify.IdentityProvider})
+	default:
+		t.Fatalf("method %q", c.Method)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	policy.IgnoreUnsignedFiles = c.Verify.IgnoreUnsignedFiles
+	return policy
+}
+
+// TestBundlesOfOtherOMSTools verifies what the other implementations signed,
+// in every version and by every method. The cases are data of the OMS project,
+// and not part of this one.
+func TestBundlesOfOtherOMSTools(t *testing.T) {
+	cases := filepath.Join("..", "shared", "oms", "cases")
+	dirs, err := filepath.Glob(filepath.Join(cases, "*", "*", "bundle.sig"))
+	if err != nil {
+		t.Fatal(err)
 	}
 	if len(dirs) == 0 {
 		t.Skipf("no cases of the OMS conformance suite in %s", cases)
 	}
+	if len(dirs) < 20 {
+		t.Errorf("%d cases, want 20", len(dirs))
+	}
 	client := new(modelsig.Client)
 	for _, dir := range dirs {
+		dir = filepath.Dir(dir)
 		t.Run(filepath.Base(dir), func(t *testing.T) {
 			var c omsCase
 			data, err := os.ReadFile(filepath.Join(dir, "config.json"))
 			if err == nil {
 				err = json.Unmarshal(data, &c)
 			}
-			if err != nil || c.Method != "key" {
-				t.Fatalf("method %q, %v", c.Method, err)
+			if err != nil {
+				t.Fatal(err)
 			}
 			assets := filepath.Join(cases, "assets")
 			model := filepath.Join(assets, c.Model)
@@ -64,15 +102,7 @@ func TestBundlesOfOtherOMSTools(t *testing.T) {
 			for name, content := range c.ModelModifications.Inject {
 				writeFile(t, filepath.Join(model, name), content)
 			}
-			key, err := os.ReadFile(filepath.Join(assets, c.Verify.PublicKey))
-			if err != nil {
-				t.Fatal(err)
-			}
-			policy, err := modelsig.KeyPolicy(key)
-			if err != nil {
-				t.Fatal(err)
-			}
-			policy.IgnoreUnsignedFiles = c.Verify.IgnoreUnsignedFiles
+			policy := c.policy(t, assets)
 			o := modelsig.VerifyOptions{SignatureFile: filepath.Join(dir, "bundle.sig"), IgnorePaths: c.Verify.IgnorePaths}
 
 			v, err := client.VerifyDir(t.Context(), model, policy, o)

@@ -78,7 +78,11 @@ func (c *Client) Push(ctx context.Context, dir, ref string, o PushOptions) (*Pus
 	if err != nil {
 		return nil, fmt.Errorf("push %s: %w", dir, err)
 	}
-	for _, t := range threats {
+	stubs, err := manifest.CheckStubs(names, o.Allow)
+	if err != nil {
+		return nil, fmt.Errorf("push %s: %w", dir, err)
+	}
+	for _, t := range append(threats, stubs...) {
 		pushed.Warnings = append(pushed.Warnings, t.Error())
 	}
 	model, err := client.Push(ctx, r, files, oci.PushOptions{

@@ -52,8 +52,14 @@ type SignOptions struct {
 	PathAnnotation string
 
 	// Allow accepts ambiguous inputs by name; nil refuses them all. In a local
-	// folder an ambiguous name is a warning, and Allow silences it.
+	// folder an ambiguous name is a warning, and Allow silences it; what stands
+	// in a file's place (a Git LFS pointer, an unfinished download) is refused.
 	Allow manifest.Allow
+
+	// Hashing is how local files are hashed; the zero value: whole files,
+	// SHA-256. Artifacts are signed by what registries call their layers by:
+	// anything else is an error for them.
+	Hashing manifest.Hashing
 
 	// IgnorePaths are left out of the signature of a local folder, and
 	// recorded in it: files or folders, relative to the model or absolute.
@@ -207,6 +213,9 @@ func pinned(r oci.Reference) string {
 // statements builds what will be signed for a manifest. name is the OMS
 // subject's: it must have one, and nobody relies on it (OMS §6.5).
 func (c *Client) statements(m *oci.Manifest, name, repository, tag string, o SignOptions) (*Signature, error) {
+	if err := wholeLayers(o.Hashing); err != nil {
+		return nil, err
+	}
 	if o.ModelOnly && len(o.Annotations) > 0 {
 		return nil, errors.New("annotations are recorded in the artifact signature, and none is made")
 	}
@@ -235,6 +244,14 @@ func (c *Client) statements(m *oci.Manifest, name, repository, tag string, o Sig
 	return sig, nil
 }
 
+// wholeLayers refuses what a manifest's digests cannot give.
+func wholeLayers(h manifest.Hashing) error {
+	if h == (manifest.Hashing{}) || h == (manifest.Hashing{Type: manifest.SHA256}) {
+		return nil
+	}
+	return errors.New("an artifact is signed by the sha256 of whole layers: another hash, or shards, would have to read them, which this version does not")
+}
+
 // modelStatement builds the OMS statement of a manifest: the files its layers
 // are, bound to its digest.
 func (c *Client) modelStatement(m *oci.Manifest, name, repository, tag string, o SignOptions, sig *Signature) error {
@@ -245,6 +262,15 @@ func (c *Client) modelStatement(m *oci.Manifest, name, repository, tag string, o
 	if o.Layout != "" && o.Layout != files.Layout {
 		return fmt.Errorf("sign %s: the layout is %q, not %q", m.Descriptor.Digest, files.Layout, o.Layout)
 	}
+	names := make([]string, len(files.Files))
+	for i, f := range files.Files {
+		names[i] = f.Name
+	}
+	stubs, err := manifest.CheckStubs(names, o.Allow)
+	if err != nil {
+		return fmt.Errorf("sign %s: %w", m.Descriptor.Digest, err)
+	}
+	files.Warnings = append(files.Warnings, stubs...)
 	// Names that OMS tools leave out of folders are recorded as left out, so
 	// that a pulled folder verifies with every one of them.
 	oms, err := manifest.New(known(files.Files), manifest.Serialization{IgnorePaths: manifest.GitPaths()})

@@ -109,7 +109,7 @@ func (c *Client) push(ctx context.Context, ref Reference, files []manifest.File,
 	if _, err := manifest.CheckNames(names, o.Allow); err != nil {
 		return nil, err
 	}
-	hasher := manifest.Hasher{Jobs: o.Jobs, Progress: o.Progress}
+	hasher := manifest.Hasher{Jobs: o.Jobs, Progress: o.Progress, RefusePointers: !o.Allow.Has(manifest.LFSPointer)}
 	resources, err := hasher.Hash(ctx, files)
 	if err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"encoding/json"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/opencontainers/go-digest"
 
@@ -33,7 +35,7 @@ type judge struct {
 
 	// What was read once and may be asked for by several candidates.
 	mappings map[string]mapped
-	hashed   map[string]manifest.Resource
+	hashed   map[manifest.Hashing]map[string]manifest.FileResources
 }
 
 // A finding is what one comparison came to.
@@ -141,8 +143,12 @@ func (j *judge) approves(ctx context.Context, c Candidate) error {
 	case err != nil:
 		return refuse(CodeMalformed, "signed statement: %v", err)
 	}
-	signer := Signer{Identity: opened.Signer, Referrer: c.Referrer}
+	signer := Signer{Identity: opened.Signer, Time: opened.Time, TimeSource: opened.TimeSource, Referrer: c.Referrer}
 	switch {
+	case opened.Legacy && st.PredicateType != manifest.PredicateLegacy:
+		return refuse(CodeMalformed, "signed in the encoding of OMS v0.2, which is for predicate type %q only, and this is %q (OMS §11)", manifest.PredicateLegacy, st.PredicateType)
+	case st.PredicateType == manifest.PredicateLegacy:
+		return j.legacySignature(ctx, st, signer)
 	case st.PredicateType == PredicateArtifact:
 		return j.artifactSignature(ctx, st, signer)
 	case manifest.IsOMS(st.PredicateType):
@@ -178,7 +184,11 @@ func (j *judge) artifactSignature(ctx context.Context, st *manifest.Statement, s
 		if err != nil {
 			return refuse(CodeUnmapped, "a folder cannot be held against this artifact: %v", err)
 		}
-		if err := j.compareLocal(ctx, resources(mapping), nil); err != nil {
+		layers, err := manifest.GroupByFile(resources(mapping), 0)
+		if err != nil {
+			return err
+		}
+		if err := j.compareLocal(ctx, layers, manifest.Hashing{Type: manifest.SHA256}, nil); err != nil {
 			return err
 		}
 	} else if mapping != nil {
@@ -213,20 +223,22 @@ func (j *judge) modelSignature(ctx context.Context, st *manifest.Statement, sign
 	}
 
 	a, local := j.subject.Artifact, j.subject.Local
+	files := signed.Files()
+	compareLocal := func() error { return j.compareLocal(ctx, files, signed.Hashing(), ignoreOf(signed)) }
 	strength := StrengthFiles
 	switch {
 	case a == nil:
-		err = j.compareLocal(ctx, signed.Resources, ignoreOf(signed))
-	case a.FileName != "" && !isAbout(binding, a) && lists(signed, a.FileName):
+		err = compareLocal()
+	case a.FileName != "" && !isAbout(binding, a) && lists(files, a.FileName):
 		// The file is one of the signed files, and not the manifest that the
 		// statement names: its bytes count, whatever they look like.
-		err = j.compareLocal(ctx, signed.Resources, ignoreOf(signed))
+		err = compareLocal()
 	default:
 		if strength, err = j.compareArtifact(binding, signed); err != nil {
 			return err
 		}
 		if local != nil && a.FileName == "" {
-			err = j.compareLocal(ctx, signed.Resources, ignoreOf(signed))
+			err = compareLocal()
 		}
 	}
 	if err != nil {
@@ -251,9 +263,9 @@ func isAbout(b *Binding, a *Artifact) bool { return b != nil && b.names(a.Manife
 // a caller may have named a single file of a larger model. Letter case does not
 // count, because some file systems open a file under either. "." is how old
 // writers call the one file.
-func lists(m *manifest.Manifest, name string) bool {
-	return slices.ContainsFunc(m.Resources, func(r manifest.Resource) bool {
-		return r.Name == "." || strings.EqualFold(path.Base(r.Name), name)
+func lists(files []manifest.FileResources, name string) bool {
+	return slices.ContainsFunc(files, func(f manifest.FileResources) bool {
+		return f.Name == "." || strings.EqualFold(path.Base(f.Name), name)
 	})
 }
 
@@ -321,6 +333,9 @@ func (j *judge) warnUnmapped(err error) {
 // compareLayers wants the signed files and the layers' files to be the same:
 // no ignore rule ever excuses a layer (rule 8).
 func (j *judge) compareLayers(signed *manifest.Manifest, mapping *Mapping) error {
+	if !comparable(signed) {
+		return refuse(CodeFiles, "the files are signed by their %s, and layers are known by the sha256 of the whole: they cannot be compared", hashingText(signed))
+	}
 	diff := manifest.Compare(signed.Resources, resources(mapping))
 	if !diff.Empty() {
 		j.now.files.Missing, j.now.files.Changed, j.now.files.Extra = diff.Missing, diff.Changed, diff.Extra
@@ -329,6 +344,20 @@ func (j *judge) compareLayers(signed *manifest.Manifest, mapping *Mapping) error
 	j.now.layout = mapping.Layout
 	j.countFiles(mapping)
 	return nil
+}
+
+// comparable reports whether the statement calls files by what registries call
+// layers by: one sha256 of the whole.
+func comparable(signed *manifest.Manifest) bool {
+	return signed.Hashing() == manifest.Hashing{Type: manifest.SHA256}
+}
+
+func hashingText(signed *manifest.Manifest) string {
+	h := signed.Hashing()
+	if h.ShardSize > 0 {
+		return fmt.Sprintf("%s in shards of %d bytes", h.Type, h.ShardSize)
+	}
+	return h.Type
 }
 
 // mapUnbound maps for a statement that names no manifest. Tools that sign a
@@ -414,41 +443,46 @@ func ignoreOf(m *manifest.Manifest) manifest.Ignore {
 	return manifest.Ignore(m.Serialization.IgnorePaths)
 }
 
-// compareLocal hashes the listed files that are there and holds them against
-// the list. recorded are the signer's ignore paths: they hide files that are
-// not listed, and are reported (rules 8, 29).
-func (j *judge) compareLocal(ctx context.Context, listed []manifest.Resource, recorded manifest.Ignore) error {
+// compareLocal hashes the listed files that are there, in the way in which they
+// are listed, and holds them against the list. recorded are the signer's ignore
+// paths: they hide files that are not listed, and are reported (rules 8, 29).
+func (j *judge) compareLocal(ctx context.Context, listed []manifest.FileResources, hashing manifest.Hashing, recorded manifest.Ignore) error {
 	local := j.subject.Local
 	j.now.hashed = true
-	want := make(map[string]manifest.Resource, len(listed))
-	for _, r := range listed {
-		if local.IsFile && r.Name == "." && len(local.Files) == 1 {
-			r.Name = local.Files[0].Name // as old writers call the one file
+	want := make(map[string]manifest.FileResources, len(listed))
+	for _, f := range listed {
+		if local.IsFile && f.Name == "." && len(local.Files) == 1 {
+			f.Name = local.Files[0].Name // as old writers call the one file
 		}
-		want[r.Name] = r
+		want[f.Name] = f
 	}
 	var toHash []manifest.File
 	var diff manifest.Diff
-	var ignored []string
+	var ignored, empty []string
 	var size int64
 	found := make(map[string]bool, len(local.Files))
+	folders := sync.OnceValue(func() map[string]bool { return foldersOf(want) })
 	for _, f := range local.Files {
-		switch _, ok := want[f.Name]; {
+		switch w, ok := want[f.Name]; {
 		case ok && f.Problem != nil:
 			return f.Problem
 		case ok:
 			found[f.Name] = true
 			size += f.Size
-			if _, done := j.hashed[f.Name]; !done {
+			_, done := j.hashed[hashing][f.Name]
+			if resized := w.Size >= 0 && w.Size != f.Size; !done && !resized {
 				toHash = append(toHash, f)
 			}
-		case f.Problem != nil && below(want, f.Name):
+		case f.Problem != nil && folders()[f.Name]:
 			return f.Problem
 		case j.ignores(f.Name, recorded):
 			ignored = append(ignored, f.Name)
 		case f.Problem != nil: // no file at all: no flag for files excuses it
 			return f.Problem
 		default:
+			if hashing.ShardSize > 0 && f.Size == 0 {
+				empty = append(empty, f.Name)
+			}
 			diff.Extra = append(diff.Extra, f.Name)
 		}
 	}
@@ -461,11 +495,11 @@ func (j *judge) compareLocal(ctx context.Context, listed []manifest.Resource, re
 	slices.Sort(diff.Extra)
 	slices.Sort(ignored)
 
-	if err := j.hash(ctx, toHash); err != nil {
+	if err := j.hash(ctx, hashing, toHash); err != nil {
 		return err
 	}
-	for name, r := range want {
-		if found[name] && !manifest.Compare([]manifest.Resource{r}, []manifest.Resource{j.hashed[name]}).Empty() {
+	for name := range found {
+		if !sameContent(want[name].Resources, j.hashed[hashing][name].Resources) {
 			diff.Changed = append(diff.Changed, name)
 		}
 	}
@@ -473,28 +507,45 @@ func (j *judge) compareLocal(ctx context.Context, listed []manifest.Resource, re
 
 	files := &j.now.files
 	files.Count, files.Bytes, files.Ignored = len(found), size, ignored
-	extra := diff.Extra
+	extra, missing := diff.Extra, diff.Missing
 	if j.policy.IgnoreUnsignedFiles {
-		diff.Extra = nil
+		// Under shards nobody can list an empty file, so that one more would
+		// never be noticed: it counts, whatever the caller does not mind.
+		diff.Extra = empty
 	}
-	files.Missing, files.Changed, files.Extra = diff.Missing, diff.Changed, diff.Extra
+	if j.policy.Subset && len(found) > 0 {
+		diff.Missing = nil
+	}
+	files.Missing, files.Changed, files.Extra = missing, diff.Changed, diff.Extra
 	if !diff.Empty() {
 		return refuse(CodeFiles, "the files are not the signed ones: %s", describe(diff))
 	}
 	if len(extra) > 0 && j.policy.IgnoreUnsignedFiles {
 		j.warn("not signed: " + quoteNames(extra))
 	}
+	if len(missing) > 0 {
+		j.warn(fmt.Sprintf("a subset was verified, %d of %d files: missing: %s", len(found), len(want), quoteNames(missing)))
+	}
 	return nil
 }
 
-// below reports whether a file below a folder is listed.
-func below(want map[string]manifest.Resource, folder string) bool {
+// sameContent compares what is signed with what was hashed in the same way. The
+// names of the two are the same but for ".", as old writers call the one file.
+func sameContent(signed, found []manifest.Resource) bool {
+	return slices.EqualFunc(signed, found, func(a, b manifest.Resource) bool {
+		return a.Algorithm == b.Algorithm && len(a.Digest) > 0 && bytes.Equal(a.Digest, b.Digest)
+	})
+}
+
+// foldersOf are the folders that have a listed file below them.
+func foldersOf(want map[string]manifest.FileResources) map[string]bool {
+	folders := make(map[string]bool)
 	for name := range want {
-		if strings.HasPrefix(name, folder+"/") {
-			return true
+		for folder := path.Dir(name); folder != "." && !folders[folder]; folder = path.Dir(folder) {
+			folders[folder] = true
 		}
 	}
-	return false
+	return folders
 }
 
 // ignores reports whether a file that is not listed may be there.
@@ -503,27 +554,36 @@ func (j *judge) ignores(name string, recorded manifest.Ignore) bool {
 		!j.policy.IncludeGitPaths && manifest.Ignore(manifest.GitPaths()).Match(name)
 }
 
-// hash reads each local file at most once a verdict.
-func (j *judge) hash(ctx context.Context, files []manifest.File) error {
+// hash reads each local file at most once a verdict and way of hashing.
+func (j *judge) hash(ctx context.Context, hashing manifest.Hashing, files []manifest.File) error {
 	if len(files) == 0 {
 		return nil
 	}
 	hash := j.subject.Local.Hash
 	if hash == nil {
-		hash = new(manifest.Hasher).Hash
+		hash = func(ctx context.Context, h manifest.Hashing, files []manifest.File) ([]manifest.Resource, error) {
+			return (&manifest.Hasher{Hashing: h}).Hash(ctx, files)
+		}
 	}
-	got, err := hash(ctx, files)
+	resources, err := hash(ctx, hashing, files)
 	if errors.Is(err, manifest.ErrChanged) {
 		return refuse(CodeFiles, "%v", err)
 	}
 	if err != nil {
 		return err
 	}
-	if j.hashed == nil {
-		j.hashed = make(map[string]manifest.Resource, len(got))
+	got, err := manifest.GroupByFile(resources, hashing.ShardSize)
+	if err != nil {
+		return err
 	}
-	for _, r := range got {
-		j.hashed[r.Name] = r
+	if j.hashed == nil {
+		j.hashed = map[manifest.Hashing]map[string]manifest.FileResources{}
+	}
+	if j.hashed[hashing] == nil {
+		j.hashed[hashing] = make(map[string]manifest.FileResources, len(got))
+	}
+	for _, f := range got {
+		j.hashed[hashing][f.Name] = f
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package verify_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -344,7 +345,9 @@ func TestEachFileIsReadOnceAVerdict(t *testing.T) {
 			return f.Open()
 		}
 	}
-	s.Local.Hash = (&manifest.Hasher{Jobs: 1}).Hash
+	s.Local.Hash = func(ctx context.Context, h manifest.Hashing, files []manifest.File) ([]manifest.Resource, error) {
+		return (&manifest.Hasher{Hashing: h, Jobs: 1}).Hash(ctx, files)
+	}
 	wrong := k.sign(t, oms(t, tiny.with("config.json", "[]"), nil))
 	r, err := verify.Decide(t.Context(), trusts(k), s, bundles(wrong, wrong, k.sign(t, oms(t, tiny, nil))))
 	wantVerified(t, r, err, verify.StrengthFiles)

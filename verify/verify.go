@@ -39,6 +39,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -81,8 +82,13 @@ type Policy struct {
 	IncludeGitPaths bool
 
 	// IgnoreUnsignedFiles accepts local files that nobody signed. They are
-	// listed as warnings. It never excuses a layer.
+	// listed as warnings. It never excuses a layer, nor, where the statement
+	// is by shards and cannot list such, an empty file.
 	IgnoreUnsignedFiles bool
+
+	// Subset accepts that listed files are not there, as long as one is. They
+	// are reported as missing. It never excuses a layer.
+	Subset bool
 }
 
 // A Subject is what the verdict is about: an artifact, local files, or local
@@ -140,8 +146,9 @@ type Local struct {
 	Files []manifest.File
 	// IsFile says that the model is one file.
 	IsFile bool
-	// Hash reads files and hashes them; nil: the zero manifest.Hasher does.
-	Hash func(context.Context, []manifest.File) ([]manifest.Resource, error)
+	// Hash reads files and hashes them in the way given; nil: a
+	// manifest.Hasher does.
+	Hash func(context.Context, manifest.Hashing, []manifest.File) ([]manifest.Resource, error)
 	// Own are paths that belong to the act itself: the signature file.
 	Own manifest.Ignore
 }
@@ -198,7 +205,11 @@ type Report struct {
 type Signer struct {
 	Kind     string // "model" or "artifact"
 	Identity bundle.Identity
-	Referrer string
+	// Time is when the signature existed, if that was proved, and TimeSource
+	// how: see bundle.Proof. Zero and "" if it was not.
+	Time       time.Time
+	TimeSource string
+	Referrer   string
 	// Repository and Tag are what the signer recorded (no host), signed, but
 	// not compared: mirrors rename. "" if not recorded.
 	Repository string
@@ -209,7 +220,8 @@ type Signer struct {
 type Files struct {
 	Count int
 	Bytes int64
-	// What keeps the model from being the signed one, sorted.
+	// What keeps the model from being the signed one, sorted; in a yes about
+	// a subset, Missing is what was not there.
 	Missing, Changed, Extra []string
 	// Ignored are unsigned files that an ignore rule hides, sorted.
 	Ignored []string
@@ -320,7 +332,10 @@ func (j *judge) verdict(ev Evidence) (*Report, error) {
 	r := &j.report
 	if j.enough() {
 		r.Verdict = Verified
-		r.Files.Missing, r.Files.Changed, r.Files.Extra = nil, nil, nil
+		r.Files.Changed, r.Files.Extra = nil, nil
+		if !j.policy.Subset {
+			r.Files.Missing = nil
+		}
 		return r, nil
 	}
 	if ev.Incomplete != nil {
