@@ -17,6 +17,7 @@ type digestCmd struct {
 	Allow          []string `sep:"none" placeholder:"NAME" help:"Accept an ambiguous input: ${threats}."`
 	PathAnnotation string   `enum:"title,filepath," default:"" help:"Which annotation names a layer's file where both are there and differ (title, filepath)."`
 
+	hashFlags
 	registryFlags
 }
 
@@ -29,12 +30,17 @@ func (d *digestCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
+	hashing, err := d.hashing()
+	if err != nil {
+		return err
+	}
 	client, err := a.client(d.registryFlags, []modelsig.Target{target})
 	if err != nil {
 		return err
 	}
+	client.Jobs = d.Jobs
 	options := modelsig.SignOptions{
-		Allow: allow, PathAnnotation: d.PathAnnotation, IgnorePaths: d.IgnorePaths,
+		Allow: allow, Hashing: hashing, PathAnnotation: d.PathAnnotation, IgnorePaths: d.IgnorePaths,
 		IncludeGitPaths: !d.IgnoreGitPaths, AllowSymlinks: d.AllowSymlinks,
 	}
 	var contents *modelsig.Contents

@@ -21,6 +21,7 @@ import (
 type keyFlags struct {
 	PrivateKey   string `aliases:"key" required:"" placeholder:"KEY" help:"Private key: a PEM file, env://NAME for a variable that holds the PEM, pkcs11:… for a token, NAME://… for the plugin sigstore-kms-NAME."`
 	PasswordFile string `placeholder:"FILE" help:"Password of a PEM key. Default: MODELSIG_PASSWORD, else asked on the terminal."`
+	Password     string `hidden:"" help:"Password of a PEM key, for all processes of the machine to see, as in the OMS tools."`
 }
 
 // passwordVariable holds the password of a private key.
@@ -45,7 +46,7 @@ func (a *app) keySigner(ctx context.Context, f keyFlags) (modelsig.Signer, error
 func (a *app) privateKey(ctx context.Context, f keyFlags) (crypto.Signer, error) {
 	token := strings.HasPrefix(f.PrivateKey, tokenScheme)
 	plugin, ok := a.pluginOf(f.PrivateKey)
-	if (token || ok) && f.PasswordFile != "" {
+	if (token || ok) && (f.PasswordFile != "" || f.Password != "") {
 		return nil, fmt.Errorf("--password-file is for PEM keys, and %s is not one", keyName(f.PrivateKey))
 	}
 	var key crypto.Signer
@@ -81,7 +82,16 @@ func (a *app) pemKey(f keyFlags) (crypto.Signer, error) {
 	if err != nil {
 		return nil, err
 	}
-	key, err := bundle.ParsePrivateKey(data, func() ([]byte, error) { return a.password(f.PasswordFile, f.PrivateKey) })
+	key, err := bundle.ParsePrivateKey(data, func() ([]byte, error) {
+		switch {
+		case f.Password != "" && f.PasswordFile != "":
+			return nil, errors.New("--password and --password-file exclude each other")
+		case f.Password != "":
+			a.warn("--password stands on the command line, where every user of this machine can read it: --password-file or " + passwordVariable + " does not")
+			return []byte(f.Password), nil
+		}
+		return a.password(f.PasswordFile, f.PrivateKey)
+	})
 	if err != nil {
 		err = fmt.Errorf("private key %s: %w", f.PrivateKey, err)
 		if errors.Is(err, bundle.ErrPassword) {
@@ -112,19 +122,22 @@ func (a *app) readPrivateKey(name string) ([]byte, error) {
 	return readSecret(name)
 }
 
-// readSecret reads a small file.
-func readSecret(name string) ([]byte, error) {
+// readSecret reads a key or a password.
+func readSecret(name string) ([]byte, error) { return readSmall(name, maxSecret) }
+
+// readSmall reads a file of at most limit bytes; it may be a pipe.
+func readSmall(name string, limit int64) ([]byte, error) {
 	f, err := os.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxSecret+1))
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
-	if len(data) > maxSecret {
-		return nil, fmt.Errorf("read %s: more than %d bytes", name, maxSecret)
+	if int64(len(data)) > limit {
+		return nil, fmt.Errorf("read %s: more than %d bytes", name, limit)
 	}
 	return data, nil
 }
@@ -200,7 +213,7 @@ func (a *app) publicKey(ctx context.Context, name string) ([]byte, error) {
 }
 
 type keygenCmd struct {
-	Curve        string `enum:"p256,p384,p521" default:"p256" help:"Curve (${enum})."`
+	Curve        string `enum:"p256,p384,p521,ed25519" default:"p256" help:"Curve (${enum}). The OMS specification knows the first three."`
 	Output       string `short:"o" default:"modelsig" placeholder:"NAME" help:"Write NAME.key and NAME.pub."`
 	PasswordFile string `placeholder:"FILE" help:"Password for the private key. Default: MODELSIG_PASSWORD, else asked on the terminal."`
 	NoPassword   bool   `help:"Do not encrypt the private key."`

@@ -93,7 +93,7 @@ func TestKeysOfPlugins(t *testing.T) {
 	keys := abs(t, "../../testdata/keys")
 	env := []string{"PATH=" + programs, "PLUGIN_KEYS=" + keys}
 
-	for _, curve := range []string{"p256", "p384", "p521"} {
+	for _, curve := range []string{"p256", "p384", "p521", "rsa2048", "ed25519"} {
 		t.Run("a folder signed by a plugin with "+curve+" verifies with the public key", func(t *testing.T) {
 			w := newWorkplace(t, modelsig, env...)
 			w.run(t, exitYes, "", "sign", "key", "model", "--private-key", "testkms://"+curve)

@@ -22,6 +22,7 @@ import (
 
 	"github.com/modelsig/modelsig"
 	"github.com/modelsig/modelsig/manifest"
+	"github.com/modelsig/modelsig/verify"
 )
 
 // Exit codes, as cmp and grep have them.
@@ -39,7 +40,7 @@ type cli struct {
 	List     listCmd     `cmd:"" help:"List what is attached to an artifact (not verified)."`
 	Inspect  inspectCmd  `cmd:"" help:"Print what a bundle says (not verified)."`
 	Digest   digestCmd   `cmd:"" help:"Print the OMS root digest of a model, and its files."`
-	Keygen   keygenCmd   `cmd:"" help:"Make an EC key pair for signing."`
+	Keygen   keygenCmd   `cmd:"" help:"Make a key pair for signing."`
 	Registry registryCmd `cmd:"" help:"Serve an in-memory registry on loopback, to try things."`
 	Version  versionCmd  `cmd:"" help:"Print the version."`
 
@@ -222,12 +223,23 @@ func hint(err error) string {
 		return h.hint
 	}
 	switch {
+	case hasCode(err, manifest.CodeSnapshotLink):
+		return "--allow-symlinks follows the links of a Hugging Face cache into its blobs"
 	case errors.Is(err, modelsig.ErrRefused):
 		return ""
 	case errors.Is(err, http.ErrSchemeMismatch):
 		return "the registry speaks HTTP: --plain-http"
 	}
 	return ""
+}
+
+// hasCode reports whether a threat of that code is what err is about.
+func hasCode(err error, code string) bool {
+	if threat, ok := errors.AsType[*manifest.ThreatError](err); ok && threat.Code == code {
+		return true
+	}
+	denied, ok := errors.AsType[*modelsig.Denial](err)
+	return ok && slices.ContainsFunc(denied.Verification.Reasons, func(r verify.Reason) bool { return r.Code == code })
 }
 
 // usageHint knows the commonest slip: the method comes after the verb.

@@ -6,17 +6,26 @@ import (
 	"slices"
 )
 
-// laterMethods stands where the method is left out, which means sigstore in
-// the OMS tools. It says what is not here yet, instead of acting in another
-// way.
-type laterMethods struct {
+// methodsHint is for who left the method out.
+const methodsHint = "the method comes first: modelsig sign key TARGET --private-key FILE, modelsig verify key TARGET --public-key FILE"
+
+// signSigstoreCmd is what sign does without a method, as in the OMS tools:
+// keyless. It says what is not here yet, instead of acting in another way.
+type signSigstoreCmd struct {
 	Targets []string `arg:"" optional:"" name:"target"`
 }
 
-func (m laterMethods) Run() error {
-	hint := "modelsig sign key TARGET --private-key FILE, modelsig verify key TARGET --public-key FILE"
-	if len(m.Targets) > 0 && slices.Contains([]string{"sigstore", "certificate", "policy"}, m.Targets[0]) {
-		return &hinted{fmt.Errorf("method %q is not in this version (a target of that name is written ./%s)", m.Targets[0], m.Targets[0]), hint}
+func (m signSigstoreCmd) Run() error {
+	if err := notAMethod(m.Targets); err != nil {
+		return err
 	}
-	return &hinted{errors.New("no method is named, and keyless signing (sigstore) is not in this version"), hint}
+	return &hinted{errors.New("keyless signing (sigstore, the method where none is named) is not in this version"), methodsHint}
+}
+
+// notAMethod refuses a target that somebody meant as a method.
+func notAMethod(targets []string) error {
+	if len(targets) > 0 && slices.Contains([]string{"policy"}, targets[0]) {
+		return &hinted{fmt.Errorf("method %q is not in this version (a target of that name is written ./%s)", targets[0], targets[0]), methodsHint}
+	}
+	return nil
 }

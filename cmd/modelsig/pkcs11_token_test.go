@@ -5,8 +5,10 @@ package main
 import (
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -188,6 +190,17 @@ func TestKeysInTokens(t *testing.T) {
 		publics[label] = h.writePublic(t, key)
 	}
 
+	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, edKey, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	publics["RSA"] = h.put(t, "release keys", "RSA", "91", rsaKey)
+	publics["Ed25519"] = h.put(t, "release keys", "Ed25519", "92", edKey)
+
 	pinFile := filepath.Join(h.dir, "pin")
 	if err := os.WriteFile(pinFile, []byte(testPIN+"\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -201,6 +214,8 @@ func TestKeysInTokens(t *testing.T) {
 		{"P-256", token + "object=P-256", "P-256"},
 		{"P-384", token + "object=P-384", "P-384"},
 		{"P-521", token + "object=P-521", "P-521"},
+		{"RSA", token + "object=RSA", "RSA"},
+		{"Ed25519", token + "object=Ed25519", "Ed25519"},
 		{"a key by its ID", token + "id=%a2", "P-384"},
 		{"a key by label, ID and type", token + "object=twin;id=%B1;type=private", "twin"},
 		{"a key by everything that is known of its token", token + "model=SoftHSM%20v2;manufacturer=SoftHSM%20project;library-manufacturer=SoftHSM;object=P-256", "P-256"},

@@ -12,11 +12,13 @@ import (
 )
 
 type signCmd struct {
-	Key      signKeyCmd   `cmd:"" help:"Sign with a private key."`
-	Sigstore laterMethods `cmd:"" hidden:"" default:"withargs"`
+	Key         signKeyCmd         `cmd:"" help:"Sign with a private key."`
+	Certificate signCertificateCmd `cmd:"" help:"Sign with a private key and its certificate."`
+	Sigstore    signSigstoreCmd    `cmd:"" hidden:"" default:"withargs"`
 
 	signFlags
 	modelFlags
+	hashFlags
 	registryFlags
 }
 
@@ -30,8 +32,40 @@ type signFlags struct {
 	RequireDigest         bool              `help:"Refuse references without a digest." group:"Signing"`
 	DryRun                bool              `help:"Print what would be signed, and sign nothing." group:"Signing"`
 	Layout                string            `enum:"title," default:"" help:"Refuse artifacts whose layers are not read this way (title)." group:"Signing"`
+	TSAURL                string            `name:"tsa-url" placeholder:"URL" help:"Have this timestamp authority (RFC 3161) say when each signature was made." group:"Signing"`
 	Force                 bool              `help:"Replace a file that is not a signature." group:"Signing"`
 	Annotations           map[string]string `name:"annotations" short:"a" aliases:"annotation" mapsep:"none" placeholder:"KEY=VALUE" help:"Record in the artifact signature." group:"Signing"`
+}
+
+// hashFlags say how local files are hashed.
+type hashFlags struct {
+	Hash      string `enum:"sha256,blake2b,blake3" default:"sha256" help:"Hash of local files (${enum})." group:"Hashing"`
+	Shards    bool   `help:"Hash local files in shards, several at once." group:"Hashing"`
+	ShardSize int64  `placeholder:"BYTES" help:"Size of a shard, and --shards. Default: 1000000000." group:"Hashing"`
+	jobsFlag
+}
+
+// jobsFlag bounds the work at once.
+type jobsFlag struct {
+	Jobs int `placeholder:"N" help:"Hash so many files or shards at once. Default: one a processor." group:"Hashing"`
+}
+
+func (f hashFlags) hashing() (manifest.Hashing, error) {
+	h := manifest.Hashing{Type: f.Hash, ShardSize: f.ShardSize}
+	switch {
+	case f.ShardSize < 0:
+		return h, errors.New("--shard-size is negative")
+	case f.ShardSize == 0 && f.Shards:
+		h.ShardSize = manifest.DefaultShardSize
+	}
+	return h, f.check()
+}
+
+func (f jobsFlag) check() error {
+	if f.Jobs < 0 {
+		return errors.New("--jobs is negative")
+	}
+	return nil
 }
 
 // modelFlags say how a model is read, when it is signed and when it is
@@ -39,7 +73,7 @@ type signFlags struct {
 type modelFlags struct {
 	IgnorePaths    []string `sep:"none" placeholder:"PATH" help:"Leave out this file or folder of a local model." group:"Model"`
 	IgnoreGitPaths bool     `negatable:"" default:"true" help:"Leave out .git, .gitignore, .gitattributes and .github at the top of a local model." group:"Model"`
-	AllowSymlinks  bool     `help:"Follow links to regular files inside a local model." group:"Model"`
+	AllowSymlinks  bool     `negatable:"" help:"Follow links to regular files inside a local model." group:"Model"`
 	Allow          []string `sep:"none" placeholder:"NAME" help:"Accept an ambiguous input: ${threats}." group:"Model"`
 	PathAnnotation string   `enum:"title,filepath," default:"" help:"Which annotation names a layer's file where both are there and differ (title, filepath)." group:"Model"`
 	Path           []string `sep:"none" placeholder:"TARGET" help:"Another way to name a target." group:"Model"`
@@ -102,10 +136,18 @@ func (s *signCmd) run(ctx context.Context, a *app, args []string, signer modelsi
 	if err != nil {
 		return err
 	}
+	hashing, err := s.hashing()
+	if err != nil {
+		return err
+	}
+	if signer, err = timestamped(signer, s.TSAURL); err != nil {
+		return err
+	}
 	client, err := a.client(s.registryFlags, targets)
 	if err != nil {
 		return err
 	}
+	client.Jobs = s.Jobs
 	if err := s.check(a, targets); err != nil {
 		return err
 	}
@@ -125,6 +167,7 @@ func (s *signCmd) run(ctx context.Context, a *app, args []string, signer modelsi
 		Layout:          s.Layout,
 		PathAnnotation:  s.PathAnnotation,
 		Allow:           allow,
+		Hashing:         hashing,
 		IgnorePaths:     s.IgnorePaths,
 		IncludeGitPaths: !s.IgnoreGitPaths,
 		AllowSymlinks:   s.AllowSymlinks,

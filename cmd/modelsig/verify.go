@@ -7,17 +7,20 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/modelsig/modelsig"
 	"github.com/modelsig/modelsig/verify"
 )
 
 type verifyCmd struct {
-	Key      verifyKeyCmd `cmd:"" help:"Verify with public keys."`
-	Sigstore laterMethods `cmd:"" hidden:"" default:"withargs"`
+	Key         verifyKeyCmd         `cmd:"" help:"Verify with public keys."`
+	Certificate verifyCertificateCmd `cmd:"" help:"Verify with root certificates."`
+	Sigstore    verifySigstoreCmd    `cmd:"" default:"withargs" help:"Verify with an identity and a trusted root. The method where none is named."`
 
 	verifyFlags
 	modelFlags
+	jobsFlag
 	registryFlags
 }
 
@@ -27,7 +30,8 @@ type verifyFlags struct {
 	Signature           string `aliases:"bundle" placeholder:"FILE" help:"Judge by this bundle alone. Default for local models: model.sig here, then in the folder." group:"Verifying"`
 	SignatureDigest     string `placeholder:"DIGEST" help:"Judge by this referrer alone." group:"Verifying"`
 	MaxReferrers        int    `placeholder:"N" help:"Read at most this many referrers (default 1000)." group:"Verifying"`
-	IgnoreUnsignedFiles bool   `help:"Accept local files that nobody signed, and list them." group:"Verifying"`
+	IgnoreUnsignedFiles bool   `negatable:"" help:"Accept local files that nobody signed, and list them." group:"Verifying"`
+	Subset              bool   `help:"Verify the signed files that are there, and list those that are not." group:"Verifying"`
 }
 
 type verifyKeyCmd struct {
@@ -68,12 +72,13 @@ func (v *verifyCmd) run(ctx context.Context, a *app, args []string, policy model
 	if err != nil {
 		return err
 	}
-	client.MaxReferrers = v.MaxReferrers
+	client.MaxReferrers, client.Jobs = v.MaxReferrers, v.Jobs
 	// The command line says what it got; library and policies want the
 	// manifest's digest.
 	policy.Binding = verify.StrengthLayers
 	policy.RequireModel = v.Require == "model"
 	policy.IgnoreUnsignedFiles = v.IgnoreUnsignedFiles
+	policy.Subset = v.Subset
 	policy.IncludeGitPaths = !v.IgnoreGitPaths
 	options := modelsig.VerifyOptions{
 		SignatureFile:   v.Signature,
@@ -85,6 +90,12 @@ func (v *verifyCmd) run(ctx context.Context, a *app, args []string, policy model
 	}
 	if v.MaxReferrers < 0 {
 		return errNegativeReferrers
+	}
+	if err := v.jobsFlag.check(); err != nil {
+		return err
+	}
+	if v.Subset && slices.ContainsFunc(targets, func(t modelsig.Target) bool { return t.Kind != modelsig.KindDir && !t.Guessed }) {
+		return errors.New("--subset is for folders: an artifact has all its layers")
 	}
 	if a.Format == formatRef && v.Ref == "" && !slices.ContainsFunc(targets, isArtifact) {
 		return errors.New("--format ref prints REPO@DIGEST, and no target has a reference")
@@ -277,6 +288,9 @@ func signerText(s verify.Signer) string {
 	if s.Identity.Issuer != "" {
 		text += fmt.Sprintf(" by %q", s.Identity.Issuer)
 	}
+	if !s.Time.IsZero() {
+		text += " at " + timeText(s.Time)
+	}
 	text += " (" + s.Kind + " signature"
 	if s.Repository != "" || s.Tag != "" {
 		text += ", signed as"
@@ -288,6 +302,14 @@ func signerText(s verify.Signer) string {
 		text += fmt.Sprintf(" tag %q", s.Tag)
 	}
 	return text + ")"
+}
+
+// timeText is a proved time, in UTC; "" for none.
+func timeText(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339)
 }
 
 // verifyJSON is schema modelsig/verify/v1.
@@ -356,7 +378,8 @@ func verifyJSONOf(r *modelsig.Verification, file string) verifyJSON {
 	for _, s := range r.Signers {
 		out.Signers = append(out.Signers, signerJSON{
 			Kind: s.Kind, Method: s.Identity.Method, Identity: s.Identity.Subject, Issuer: s.Identity.Issuer,
-			KeyFingerprint: s.Identity.KeyFingerprint, Referrer: s.Referrer, Repository: s.Repository, Tag: s.Tag,
+			KeyFingerprint: s.Identity.KeyFingerprint, Time: timeText(s.Time), TimeSource: s.TimeSource,
+			Referrer: s.Referrer, Repository: s.Repository, Tag: s.Tag,
 		})
 	}
 	for _, reason := range r.Reasons {

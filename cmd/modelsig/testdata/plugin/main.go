@@ -17,6 +17,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -76,7 +77,7 @@ func run() error {
 	}
 	impl := &keys{public: key.Public()}
 	if behaviour == "lies" {
-		if key, err = ecdsa.GenerateKey(key.Curve, rand.Reader); err != nil {
+		if key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 			return err
 		}
 	}
@@ -88,7 +89,7 @@ func run() error {
 	return err
 }
 
-func load(name string) (*ecdsa.PrivateKey, error) {
+func load(name string) (crypto.Signer, error) {
 	data, err := os.ReadFile(filepath.Join(os.Getenv("PLUGIN_KEYS"), name+".pkcs8.pem"))
 	if err != nil {
 		return nil, err
@@ -97,7 +98,7 @@ func load(name string) (*ecdsa.PrivateKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	return key.(*ecdsa.PrivateKey), nil
+	return key.(crypto.Signer), nil
 }
 
 // keys is what sigstore's handler asks.

@@ -1,0 +1,112 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+
+	"github.com/modelsig/modelsig"
+	"github.com/modelsig/modelsig/bundle"
+)
+
+type signCertificateCmd struct {
+	keyFlags
+	SigningCertificate string   `required:"" placeholder:"FILE" help:"Certificate of the private key, in PEM."`
+	CertificateChain   []string `sep:"none" placeholder:"FILE" help:"Certificates that issued it, in PEM; may be repeated. Roots are left out of the bundle."`
+	Targets            []string `arg:"" optional:"" name:"target" help:"REPO:TAG, REPO@DIGEST, oci:PATH:TAG, a folder, a file, a manifest, or - for a manifest on standard input."`
+}
+
+func (cmd *signCertificateCmd) Run(ctx context.Context, a *app, c *cli) error {
+	leaf, err := readCertificates(cmd.SigningCertificate)
+	if err != nil {
+		return fmt.Errorf("signing certificate: %w", err)
+	}
+	chain, err := readChain(cmd.CertificateChain)
+	if err != nil {
+		return fmt.Errorf("certificate chain: %w", err)
+	}
+	key, err := a.privateKey(ctx, cmd.keyFlags)
+	if err != nil {
+		return err
+	}
+	signer, err := modelsig.NewCertificateSigner(key, leaf, chain...)
+	if err != nil {
+		return err
+	}
+	return c.Sign.run(ctx, a, cmd.Targets, signer)
+}
+
+type verifyCertificateCmd struct {
+	CertificateChain    []string `sep:"none" placeholder:"FILE" help:"Root certificates to trust, and those between, in PEM; may be repeated. Required."`
+	Identity            string   `aliases:"certificate-identity" placeholder:"NAME" help:"Subject alternative name that the certificate must have: a URI, an e-mail address or a DNS name, exactly."`
+	TSACertificateChain []string `name:"tsa-certificate-chain" aliases:"timestamp-certificate-chain" sep:"none" placeholder:"FILE" help:"Certificates of timestamp authorities to trust, in PEM; may be repeated. Without: certificates must be valid now."`
+	LogFingerprints     bool     `help:"Log the SHA-256 of each certificate that is trusted."`
+	Targets             []string `arg:"" optional:"" name:"target" help:"REPO:TAG, REPO@DIGEST, oci:PATH:TAG, a folder, a file, a manifest, or - for a manifest on standard input."`
+}
+
+func (cmd *verifyCertificateCmd) Run(ctx context.Context, a *app, c *cli) error {
+	if len(cmd.CertificateChain) == 0 {
+		return errors.New("no --certificate-chain: nobody is trusted")
+	}
+	chain, err := readChain(cmd.CertificateChain)
+	if err != nil {
+		return fmt.Errorf("certificate chain: %w", err)
+	}
+	authorities, err := readChain(cmd.TSACertificateChain)
+	if err != nil {
+		return fmt.Errorf("timestamp certificate chain: %w", err)
+	}
+	if cmd.LogFingerprints {
+		a.logFingerprints(ctx, chain)
+	}
+	policy, err := modelsig.CertificatePolicy(chain, modelsig.CertificateOptions{Identity: cmd.Identity, TimestampChain: authorities})
+	if err != nil {
+		return err
+	}
+	return c.Verify.run(ctx, a, cmd.Targets, policy)
+}
+
+// logFingerprints tells which certificates are trusted, whatever the level: it
+// was asked for.
+func (a *app) logFingerprints(ctx context.Context, chain [][]byte) {
+	for _, data := range chain {
+		certs, err := bundle.ParseCertificates(data)
+		if err != nil {
+			return // was parsed before
+		}
+		for _, cert := range certs {
+			a.logger.WarnContext(ctx, "trusted certificate", "sha256", fmt.Sprintf("%x", sha256.Sum256(cert.Raw)), "subject", cert.Subject.String())
+		}
+	}
+}
+
+// readChain reads files of certificates.
+func readChain(files []string) ([][]byte, error) {
+	var all [][]byte
+	for _, name := range files {
+		data, err := readCertificates(name)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, data)
+	}
+	return all, nil
+}
+
+// readCertificates reads a file of certificates. It is parsed here, so that an
+// error names the file.
+func readCertificates(name string) ([]byte, error) {
+	data, err := readSmall(name, maxCertificateFile)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := bundle.ParseCertificates(data); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return data, nil
+}
+
+// maxCertificateFile bounds files of certificates, in bytes: all web roots
+// together have 230 KiB.
+const maxCertificateFile = 1 << 20
