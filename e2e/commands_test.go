@@ -54,6 +54,7 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 		"fault":          {1, openFault},
 		"requests":       {0, requests},
 		"serve":          {1, serve},
+		"authority":      {1, authority},
 		"collector":      {1, openCollector},
 		"spans":          {0, printSpans},
 		"sixteen":        {1, sixteen},

@@ -34,6 +34,7 @@
 //	fault KIND ARG…               a registry that misbehaves, at $FAULTY
 //	requests                      print what the registry at $FAULTY was asked
 //	serve KIND                    basic, redirecting, luring, bearer, tls: the registry again, at $GUARDED
+//	authority NAME                a timestamp authority, at $NAME; its root is NAME.pem
 //	serve-binary FLAG…            modelsig registry, at $SERVED
 //	collector KIND                an OTLP collector at $COLLECTOR: answers, grpc, grpc-hangs, hangs, throttles, denies, redirects, gone
 //	spans                         print the spans that collectors got
@@ -71,7 +72,8 @@ import (
 
 var updateScripts = flag.Bool("update", false, "write what the scripts' golden files should be")
 
-// binary is the folder with the program under test, set once by TestMain.
+// binary is the folder with the program under test and the adapter for the OMS
+// conformance suite, set once by TestMain.
 var binary string
 
 func TestMain(m *testing.M) {
@@ -90,9 +92,9 @@ func buildAndRun(m *testing.M) (int, error) {
 		return 0, err
 	}
 	defer os.RemoveAll(dir)
-	build := exec.Command("go", "build", "-o", filepath.Join(dir, "modelsig"), "../cmd/modelsig")
+	build := exec.Command("go", "build", "-o", dir+string(filepath.Separator), "../cmd/modelsig", "./conformance")
 	if out, err := build.CombinedOutput(); err != nil {
-		return 0, fmt.Errorf("build modelsig: %w\n%s", err, out)
+		return 0, fmt.Errorf("build modelsig and its conformance adapter: %w\n%s", err, out)
 	}
 	binary = dir
 	// Scripts wait for the network more than they compute.

@@ -10,7 +10,10 @@ import (
 	"testing"
 )
 
-// An omsCase is the config.json of one case of the OMS conformance suite.
+// suite has the cases of the OMS conformance suite.
+var suite = filepath.Join("..", "..", "shared", "oms", "cases")
+
+// An omsCase is the config.json of one of them.
 type omsCase struct {
 	Method          string `json:"method"`
 	Model           string `json:"model"`
@@ -20,23 +23,24 @@ type omsCase struct {
 	} `json:"model_modifications"`
 	Verify struct {
 		PublicKey           string   `json:"public_key"`
+		CertChain           []string `json:"cert_chain"`
+		Identity            string   `json:"identity"`
+		IdentityProvider    string   `json:"identity_provider"`
 		IgnorePaths         []string `json:"ignore_paths"`
 		IgnoreUnsignedFiles bool     `json:"ignore_unsigned_files"`
 	} `json:"verify"`
 }
 
-// TestBundlesOfOtherImplementationsVerify runs the key cases of the OMS
-// implementations, and each again with another key.
+// TestBundlesOfOtherImplementationsVerify runs all cases by command line and
+// by the suite's own protocol, and each again with somebody else trusted.
 func TestBundlesOfOtherImplementationsVerify(t *testing.T) {
-	suite := filepath.Join("..", "..", "shared", "oms", "cases")
 	if _, err := os.Stat(suite); err != nil {
 		t.Skipf("the cases of the OMS conformance suite are not here: %v", err)
 	}
 	configs, err := filepath.Glob(filepath.Join(suite, "*", "*", "config.json"))
-	if err != nil || len(configs) == 0 {
-		t.Fatalf("no cases in %s: %v", suite, err)
+	if err != nil || len(configs) < 20 {
+		t.Fatalf("%d cases in %s, want 20: %v", len(configs), suite, err)
 	}
-	ran := 0
 	for _, config := range configs {
 		data, err := os.ReadFile(config)
 		if err != nil {
@@ -46,42 +50,75 @@ func TestBundlesOfOtherImplementationsVerify(t *testing.T) {
 		if err := json.Unmarshal(data, &c); err != nil {
 			t.Fatalf("%s: %v", config, err)
 		}
-		if c.Method != "key" {
-			continue
-		}
-		ran++
 		dir := filepath.Dir(config)
 		t.Run(filepath.Base(dir), func(t *testing.T) {
-			assets := filepath.Join(suite, "assets")
-			model := filepath.Join(assets, c.Model)
+			model := filepath.Join(suite, "assets", c.Model)
 			if c.ModelRelativeTo == "test_dir" {
 				model = filepath.Join(dir, c.Model)
 			}
 			if len(c.Modifications.Inject) > 0 {
 				model = modified(t, model, c.Modifications.Inject)
 			}
-			args := []string{"verify", "key", model, "--signature", filepath.Join(dir, "bundle.sig")}
-			for _, p := range c.Verify.IgnorePaths {
-				args = append(args, "--ignore-paths", p)
-			}
-			if c.Verify.IgnoreUnsignedFiles {
-				args = append(args, "--ignore-unsigned-files")
-			}
-			for key, want := range map[string]int{
-				filepath.Join(assets, c.Verify.PublicKey): 0,
-				"../testdata/keys/p256.pub.pem":           1,
-			} {
-				cmd := exec.CommandContext(t.Context(), filepath.Join(binary, "modelsig"), append(args, "--public-key", key)...)
-				out, _ := cmd.CombinedOutput() // the exit code is what counts
-				if code := cmd.ProcessState.ExitCode(); code != want {
-					t.Errorf("with %s: exit %d, want %d\n%s", key, code, want, out)
+			bundle := filepath.Join(dir, "bundle.sig")
+			for trusted, want := range map[bool]int{true: 0, false: 1} {
+				runs(t, want, "modelsig", append([]string{"verify", c.Method, model, "--signature", bundle}, c.flags(trusted, "--certificate-chain")...)...)
+
+				// The suite passes absolute paths.
+				abs, err := filepath.Abs(model)
+				if err != nil {
+					t.Fatal(err)
 				}
+				for i, p := range c.Verify.IgnorePaths {
+					c.Verify.IgnorePaths[i] = filepath.Join(abs, p)
+				}
+				runs(t, want, "conformance", append([]string{"verify-model", "--method", c.Method, "--model-path", abs, "--bundle", bundle}, c.flags(trusted, "--cert-chain")...)...)
 			}
 		})
 	}
-	if ran == 0 {
-		t.Error("no key case was run")
+}
+
+// flags are those that the case is verified with: as it says, or with somebody
+// else trusted.
+func (c omsCase) flags(trusted bool, chain string) []string {
+	assets := filepath.Join(suite, "assets")
+	var flags []string
+	switch key := filepath.Join(assets, c.Verify.PublicKey); {
+	case c.Method == "key" && trusted:
+		flags = append(flags, "--public-key", key)
+	case c.Method == "key":
+		flags = append(flags, "--public-key", "../testdata/keys/p256.pub.pem")
+	case c.Method == "certificate" && trusted:
+		for _, name := range c.Verify.CertChain {
+			flags = append(flags, chain, filepath.Join(assets, name))
+		}
+	case c.Method == "certificate":
+		flags = append(flags, chain, "../testdata/certificate/root.pem")
+	default:
+		identity := c.Verify.Identity
+		if !trusted {
+			identity = "x" + identity
+		}
+		flags = append(flags, "--identity", identity, "--identity-provider", c.Verify.IdentityProvider,
+			"--trusted-root", filepath.Join(suite, "..", "trusted_root.public-good.json"))
 	}
+	for _, p := range c.Verify.IgnorePaths {
+		flags = append(flags, "--ignore-paths", p)
+	}
+	if c.Verify.IgnoreUnsignedFiles {
+		flags = append(flags, "--ignore-unsigned-files")
+	}
+	return flags
+}
+
+// runs runs a program to its end and demands its exit code.
+func runs(t *testing.T, want int, program string, args ...string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), filepath.Join(binary, program), args...)
+	out, _ := cmd.CombinedOutput() // the exit code is what counts
+	if code := cmd.ProcessState.ExitCode(); code != want {
+		t.Errorf("%s %q: exit %d, want %d\n%s", program, args, code, want, out)
+	}
+	return string(out)
 }
 
 // modified copies a model and adds files to the copy.
