@@ -10,6 +10,7 @@
 //	peers/cosign     cosign v3.1.3
 //	peers/registry   CNCF distribution v3.1.2: no Referrers API
 //	peers/crane      crane v0.22.1
+//	peers/tsa        sigstore's timestamp-authority v2.1.3
 //
 // One module for all of them would select one version of each dependency for
 // all of them, and none would be the program that was released: with crane

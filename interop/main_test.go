@@ -24,7 +24,7 @@ var (
 const commandTime = 2 * time.Minute
 
 // The programs under test and beside it, set once by TestMain.
-var modelsig, cosign, crane, distribution string
+var modelsig, cosign, crane, distribution, tsa string
 
 func TestMain(m *testing.M) {
 	flag.Parse()
@@ -40,11 +40,11 @@ func TestMain(m *testing.M) {
 // credentials and a proxy that leads nowhere: nothing but loopback is reached.
 func setUp(m *testing.M) (code int, err error) {
 	for _, peer := range []struct {
-		name string
-		path *string
-	}{{"cosign", &cosign}, {"crane", &crane}, {"registry", &distribution}} {
+		module, name string
+		path         *string
+	}{{"cosign", "cosign", &cosign}, {"crane", "crane", &crane}, {"registry", "registry", &distribution}, {"tsa", "timestamp-server", &tsa}} {
 		start := time.Now()
-		if *peer.path, err = tool(peer.name); err != nil {
+		if *peer.path, err = tool(peer.module, peer.name); err != nil {
 			return 0, err
 		}
 		fmt.Printf("built %s in %.1f s\n", peer.name, time.Since(start).Seconds())
@@ -79,8 +79,8 @@ func setUp(m *testing.M) (code int, err error) {
 }
 
 // tool builds a peer and returns its path in the build cache.
-func tool(name string) (string, error) {
-	cmd := exec.Command("go", "tool", "-C", filepath.Join("peers", name), "-n", name)
+func tool(module, name string) (string, error) {
+	cmd := exec.Command("go", "tool", "-C", filepath.Join("peers", module), "-n", name)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

@@ -44,20 +44,31 @@ func startDistribution(t testing.TB, auth string) registryServer {
 // test.
 func startRegistry(t testing.TB, program, config string) registryServer {
 	t.Helper()
+	return registryServer{start(t, "/v2/", func(host string) *exec.Cmd {
+		file := filepath.Join(t.TempDir(), "registry.yml")
+		text := fmt.Sprintf("version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\nhttp: {addr: %q, secret: interop}\n%s", host, config)
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return exec.Command(program, "serve", file)
+	})}
+}
+
+// start starts a server on a free port, waits until it answers at path, and
+// returns where it listens. It ends with the test.
+func start(t testing.TB, path string, server func(host string) *exec.Cmd) string {
+	t.Helper()
 	const (
 		attempts = 3                // another process may take the port that was free
 		patience = 20 * time.Second // a loaded machine starts slowly
 		pause    = 20 * time.Millisecond
 	)
 	var output bytes.Buffer
+	var program string
 	for range attempts {
 		host := freePort(t)
-		file := filepath.Join(t.TempDir(), "registry.yml")
-		text := fmt.Sprintf("version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\nhttp: {addr: %q, secret: interop}\n%s", host, config)
-		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		cmd := exec.Command(program, "serve", file)
+		cmd := server(host)
+		program = filepath.Base(cmd.Path)
 		output.Reset()
 		cmd.Stdout, cmd.Stderr = &output, &output
 		if err := cmd.Start(); err != nil {
@@ -79,9 +90,9 @@ func startRegistry(t testing.TB, program, config string) registryServer {
 		defer tick.Stop()
 		deadline := time.After(patience)
 		for waiting := true; waiting; {
-			if answers(host) {
+			if answers(host + path) {
 				t.Cleanup(stop)
-				return registryServer{host}
+				return host
 			}
 			select {
 			case <-tick.C:
@@ -93,8 +104,8 @@ func startRegistry(t testing.TB, program, config string) registryServer {
 		}
 		stop()
 	}
-	t.Fatalf("%s did not start\n%s", filepath.Base(program), output.Bytes())
-	return registryServer{}
+	t.Fatalf("%s did not start\n%s", program, output.Bytes())
+	return ""
 }
 
 func freePort(t testing.TB) string {
@@ -107,8 +118,8 @@ func freePort(t testing.TB) string {
 	return l.Addr().String()
 }
 
-func answers(host string) bool {
-	res, err := http.Get("http://" + host + "/v2/")
+func answers(address string) bool {
+	res, err := http.Get("http://" + address)
 	if err != nil {
 		return false
 	}
