@@ -464,39 +464,19 @@ func flipHex(s string) string {
 	return hex.EncodeToString(raw)
 }
 
-func TestAModelStatementThatBreaksItsRules(t *testing.T) {
+// Statements by another hash than registries have are well-formed, and of no
+// file that is there.
+func TestAStatementByAHashThatTheFilesDoNotHave(t *testing.T) {
 	k := newKey(t)
-	for _, tt := range []struct {
-		name   string
-		change func(st map[string]any)
-		code   string
-	}{
-		{"two subjects", func(st map[string]any) { st["subject"] = []any{subject(st), subject(st)} }, verify.CodeMalformed},
-		{"a root that is not that of the resources", func(st map[string]any) {
-			d := subject(st)["digest"].(map[string]any)
-			d["sha256"] = flipHex(d["sha256"].(string))
-		}, verify.CodeMalformed},
-		{"resources in another order than the root", func(st map[string]any) { slices.Reverse(resourcesOf(st)) }, verify.CodeMalformed},
-		{"a resource of another algorithm", func(st map[string]any) { resourcesOf(st)[0].(map[string]any)["algorithm"] = "sha512" }, verify.CodeMalformed},
-		{"hashes that the layers are not known by", func(st map[string]any) {
-			serialization(st)["hash_type"] = "blake3"
-			for _, r := range resourcesOf(st) {
-				r.(map[string]any)["algorithm"] = "blake3"
-			}
-		}, verify.CodeFiles},
-		{"shards", func(st map[string]any) {
-			serialization(st)["method"], serialization(st)["shard_size"] = "shards", 1000000000
-		}, verify.CodeMalformed},
-		{"a name that climbs", func(st map[string]any) { resourcesOf(st)[0].(map[string]any)["name"] = "../config.json" }, verify.CodeMalformed},
-		{"one name twice", func(st map[string]any) { resourcesOf(st)[0].(map[string]any)["name"] = "weights/a.bin" }, verify.CodeMalformed},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			payload := edit(t, bound(t), tt.change)
-			for _, s := range []verify.Subject{tinyArtifact(), folder(tiny)} {
-				r, err := verify.Decide(t.Context(), trusts(k), s, bundles(k.sign(t, payload)))
-				wantNo(t, r, err, verify.ErrRefused, tt.code)
-			}
-		})
+	payload := edit(t, bound(t), func(st map[string]any) {
+		serialization(st)["hash_type"] = "blake3"
+		for _, r := range resourcesOf(st) {
+			r.(map[string]any)["algorithm"] = "blake3"
+		}
+	})
+	for _, s := range []verify.Subject{tinyArtifact(), folder(tiny)} {
+		r, err := verify.Decide(t.Context(), trusts(k), s, bundles(k.sign(t, payload)))
+		wantNo(t, r, err, verify.ErrRefused, verify.CodeFiles)
 	}
 }
 
