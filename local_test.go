@@ -74,6 +74,27 @@ func TestAFolder(t *testing.T) {
 	}
 }
 
+// Shards are resources of a file, and no files.
+func TestAFileInShardsCountsOnce(t *testing.T) {
+	client, signer := new(modelsig.Client), newSigner(t)
+	for _, hashing := range []manifest.Hashing{{}, {ShardSize: 1}, {ShardSize: 2, Type: manifest.BLAKE3}} {
+		dir := writeModel(t, tinyFiles)
+		sig, err := client.SignDir(t.Context(), dir, signer, modelsig.SignOptions{Hashing: hashing})
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(t.TempDir(), "model.sig")
+		if err := modelsig.WriteSignature(file, sig.Model.Bundle, false); err != nil {
+			t.Fatal(err)
+		}
+		v, err := client.VerifyDir(t.Context(), dir, trusts(signer), modelsig.VerifyOptions{SignatureFile: file})
+		wantVerified(t, v, err, verify.StrengthFiles, 1)
+		if sig.Files != 2 || sig.Bytes != 7 || v.Files.Count != sig.Files || v.Files.Bytes != sig.Bytes {
+			t.Errorf("%+v: signed %d files of %d bytes, verified %d of %d", hashing, sig.Files, sig.Bytes, v.Files.Count, v.Files.Bytes)
+		}
+	}
+}
+
 func TestASingleFileOnDisk(t *testing.T) {
 	signer, client := newSigner(t), new(modelsig.Client)
 	dir := writeModel(t, tinyFiles)

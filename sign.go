@@ -312,7 +312,7 @@ func (sig *Signature) model(oms *manifest.Manifest, name string, annotations map
 	root := oms.Root()
 	sig.Root, sig.serialization = hex.EncodeToString(root[:]), oms.Serialization
 	sig.Model = &Signed{Statement: payload}
-	sig.Files = len(oms.Resources)
+	sig.Files = len(files) // a file in shards has several resources
 	for _, f := range files {
 		sig.Bytes += f.Size
 	}
