@@ -105,6 +105,9 @@ func (c *Client) readFiles(ctx context.Context, name string, files []manifest.Fi
 	}
 	names := make([]string, len(files))
 	for i, f := range files {
+		if f.Problem != nil {
+			return nil, f.Problem
+		}
 		names[i] = f.Name
 	}
 	// Names that are ambiguous elsewhere are no more than a warning here: the
@@ -260,13 +263,32 @@ func (c *Client) verifyDir(ctx context.Context, path string, policy Policy, o Ve
 
 // VerifyFiles is VerifyDir for files from any source (see [Client.SignFiles])
 // and a bundle in memory. name is what answers call the model. Of the options,
-// IgnorePaths are relative to the model; the others mean nothing.
+// IgnorePaths are relative to the model; the others mean nothing. A list that
+// has a name twice, or one that is not as OMS §6.1.2 wants it, is refused.
 func (c *Client) VerifyFiles(ctx context.Context, name string, files []manifest.File, signature []byte, policy Policy, o VerifyOptions) (result *Verification, err error) {
 	ctx, span := c.span(ctx, "Verify", "", name)
 	defer endVerify(span, &result, &err)
+	if err := checkList(files); err != nil {
+		return nil, refusedInput(name, err)
+	}
 	policy.IgnorePaths = append(slices.Clone(policy.IgnorePaths), o.IgnorePaths...)
 	subject := verify.Subject{Local: &verify.Local{Files: files, Hash: c.hashAgain}}
 	return decide(ctx, Verification{Target: name, Kind: KindDir}, policy, subject, oneBundle(name+" signature", signature))
+}
+
+// checkList holds the names of a list that a caller made to the rules that a
+// folder keeps by itself. A name with two readings could hide below an ignored
+// folder, and of a name that is there twice only one file would be looked at.
+// What is no file of a model is for the verdict to name.
+func checkList(files []manifest.File) error {
+	names := make([]string, 0, len(files))
+	for _, f := range files {
+		if f.Problem == nil {
+			names = append(names, f.Name)
+		}
+	}
+	_, err := manifest.CheckNames(names, manifest.Threats())
+	return err
 }
 
 // VerifyDirAgainst decides about the local folder or file at path by the

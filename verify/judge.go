@@ -466,6 +466,8 @@ func (j *judge) compareLocal(ctx context.Context, listed []manifest.FileResource
 		switch w, ok := want[f.Name]; {
 		case ok && f.Problem != nil:
 			return f.Problem
+		case ok && found[f.Name]:
+			return refuse(CodeFiles, "there are two files %q: only one of them can be the signed one", f.Name)
 		case ok:
 			found[f.Name] = true
 			size += f.Size

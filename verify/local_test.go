@@ -136,6 +136,26 @@ func TestWhatIgnorePathsHide(t *testing.T) { // rules 8, 29
 	}
 }
 
+// A folder cannot have two files of one name, and a list that a caller made
+// can: whichever of them is the signed one, the other is not.
+func TestTwoFilesOfOneName(t *testing.T) {
+	k := newKey(t)
+	p := trusts(k)
+	p.IgnoreUnsignedFiles = true
+	for _, h := range hashings {
+		b := bundles(k.sign(t, omsBy(t, tiny, h)))
+		for _, content := range []string{"hello", "hellO", "hello, world", ""} {
+			twice := folder(tiny)
+			twice.Local.Files = slices.Concat(twice.Local.Files, files{"weights/a.bin": content}.local().Files)
+			for range 2 {
+				r, err := verify.Decide(t.Context(), p, twice, b)
+				wantNo(t, r, err, verify.ErrRefused, verify.CodeFiles)
+				slices.Reverse(twice.Local.Files)
+			}
+		}
+	}
+}
+
 func TestWhatIsListedIsNeverIgnored(t *testing.T) { // rule 29
 	k := newKey(t)
 	// A listed file stays listed, whoever would ignore it.
