@@ -8,12 +8,15 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"sync"
+	"testing/fstest"
 
 	"cuelabs.dev/go/oci/ociregistry/ocimem"
 	"cuelabs.dev/go/oci/ociregistry/ociserver"
 
 	"github.com/modelsig/modelsig"
 	"github.com/modelsig/modelsig/bundle"
+	"github.com/modelsig/modelsig/manifest"
 )
 
 // A shop is what the examples need around them: a registry in memory, a folder
@@ -246,6 +249,141 @@ func ExampleClient_VerifyDirAgainst() {
 	fmt.Println(report.Verdict, report.Files.Count, "files")
 	// Output:
 	// verified 2 files
+}
+
+// Hash a folder, and sign nothing: which files it has, and the OMS root digest.
+func ExampleClient_DigestDir() {
+	ctx := context.Background()
+	shop := openShop()
+	defer shop.close()
+
+	client := &modelsig.Client{Jobs: 2}
+	contents, err := client.DigestDir(ctx, shop.dir, modelsig.SignOptions{Hashing: manifest.Hashing{Type: manifest.BLAKE3}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, f := range contents.Files {
+		fmt.Printf("%s:%.8x %s\n", f.Algorithm, f.Digest, f.Name)
+	}
+	fmt.Println("root:", contents.Root)
+	// Output:
+	// blake3:6e46dd10defc9b56 config.json
+	// blake3:ea8f163db3868292 weights.bin
+	// root: c31637cc162f5727673653e20ddac8fb7618abb0d0e3c1c6c6fa222990c47e9f
+}
+
+// Sign a model that is in no folder: any io/fs.FS will do. Files whose sha256
+// is known already are not read.
+func ExampleClient_SignFiles() {
+	ctx := context.Background()
+	shop := openShop()
+	defer shop.close()
+
+	store := fstest.MapFS{
+		"config.json":   {Data: []byte("{}")},
+		"weights/a.bin": {Data: []byte("hello")},
+	}
+	files, err := manifest.FromFS(ctx, store)
+	if err != nil {
+		log.Fatal(err)
+	}
+	signer, err := modelsig.KeySigner(shop.private, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	policy, err := modelsig.KeyPolicy(shop.public)
+	if err != nil {
+		log.Fatal(err)
+	}
+	client := new(modelsig.Client)
+	signature, err := client.SignFiles(ctx, "tiny", files, signer, modelsig.SignOptions{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("root:", signature.Root)
+
+	report, err := client.VerifyFiles(ctx, "tiny", files, signature.Model.Bundle, policy, modelsig.VerifyOptions{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(report.Verdict, report.Files.Count, "files")
+	// Output:
+	// root: 6d579d56e009c61479c978ad4849556a6e6cee5ad4ba63e478acb2525cdc8fa5
+	// verified 2 files
+}
+
+// Sign with a certificate, and accept whoever the root gave one for this
+// address.
+func ExampleCertificatePolicy() {
+	ctx := context.Background()
+	shop := openShop()
+	defer shop.close()
+	shop.push(ctx)
+
+	read := func(name string) []byte {
+		data, err := os.ReadFile(filepath.Join("testdata", "certificate", name))
+		if err != nil {
+			log.Fatal(err)
+		}
+		return data
+	}
+	signer, err := modelsig.CertificateSigner(read("leaf.key.pem"), nil, read("leaf.pem"), read("intermediate.pem"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := modelsig.Sign(ctx, shop.ref, signer); err != nil {
+		log.Fatal(err)
+	}
+
+	for _, identity := range []string{"release@example.com", "intern@example.com"} {
+		policy, err := modelsig.CertificatePolicy([][]byte{read("root.pem")}, modelsig.CertificateOptions{Identity: identity})
+		if err != nil {
+			log.Fatal(err)
+		}
+		_, err = modelsig.Verify(ctx, shop.ref, policy)
+		fmt.Println(identity, err == nil, errors.Is(err, modelsig.ErrRefused))
+	}
+	// Output:
+	// release@example.com true false
+	// intern@example.com false true
+}
+
+// A client, a signer and a policy are made once and serve many models at the
+// same time.
+func ExampleClient() {
+	ctx := context.Background()
+	shop := openShop()
+	defer shop.close()
+
+	signer, err := modelsig.KeySigner(shop.private, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	policy, err := modelsig.KeyPolicy(shop.public)
+	if err != nil {
+		log.Fatal(err)
+	}
+	client := &modelsig.Client{Jobs: 2}
+
+	verdicts := make([]string, 3)
+	var group sync.WaitGroup
+	for i := range verdicts {
+		group.Go(func() {
+			ref := fmt.Sprintf("%s/acme/tiny:v%d", shop.server.Listener.Addr(), i)
+			if _, err := client.Push(ctx, shop.dir, ref, modelsig.PushOptions{Signer: signer}); err != nil {
+				log.Fatal(err)
+			}
+			report, err := client.Verify(ctx, ref, policy, modelsig.VerifyOptions{})
+			if err != nil {
+				log.Fatal(err)
+			}
+			verdicts[i] = report.Verdict
+		})
+	}
+	group.Wait()
+	fmt.Println(verdicts)
+	// Output:
+	// [verified verified verified]
 }
 
 // A target on a command line may be many things; what has two readings is
