@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -160,7 +161,25 @@ func TestSignedBundlesFitTheSchemas(t *testing.T) {
 		t.Fatal(err)
 	}
 	good := signed(t, payload)
-	for data, want := range map[string]bool{good: true, strings.Replace(good, `"payload"`, `"x"`, 1): false} {
+	key, err := bundle.ParsePrivateKey(readFile(t, "../testdata/certificate/leaf.key.pem"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain, err := bundle.ParseCertificates(slices.Concat(readFile(t, "../testdata/certificate/leaf.pem"), readFile(t, "../testdata/certificate/intermediate.pem")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := bundle.NewCertificateSigner(key, chain[0], chain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certified, err := signer.Sign(t.Context(), []byte(payload))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for data, want := range map[string]bool{
+		good: true, string(certified[0].JSON()): true, strings.Replace(good, `"payload"`, `"x"`, 1): false,
+	} {
 		value, err := jsonschema.UnmarshalJSON(strings.NewReader(data))
 		if err != nil {
 			t.Fatal(err)
@@ -168,5 +187,29 @@ func TestSignedBundlesFitTheSchemas(t *testing.T) {
 		if err := schema.Validate(value); (err == nil) != want {
 			t.Errorf("%s: %v", data, err)
 		}
+	}
+}
+
+// What others signed, changed and cut: refused, or the same.
+func TestEveryByteOfBundlesOfOtherTools(t *testing.T) {
+	needOMS(t)
+	const cases = sharedOMS + "/cases/"
+	root, err := bundle.ParseCertificates(readFile(t, cases+"assets/keys/certificate/ca-cert.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	byCertificate, err := bundle.NewCertificateVerifier(root, bundle.CertificateOptions{Now: at(midYear)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, v := range map[string]bundle.Verifier{
+		"historical/historical-v0.2.0-certificate":  byCertificate,
+		"historical/historical-v1.0.1-elliptic-key": omsKey(t),
+		"historical/historical-v1.1.0-certificate":  byCertificate,
+		"historical/historical-v1.1.0-elliptic-key": omsKey(t),
+	} {
+		t.Run(filepath.Base(name), func(t *testing.T) {
+			everyFewBytes(t, readFile(t, cases+name, "bundle.sig"), v, 13)
+		})
 	}
 }

@@ -604,16 +604,21 @@ func TestEveryByteOfASigstoreBundle(t *testing.T) {
 	s := newFakeSigstore(t)
 	o := s.newOrder()
 	o.payload, o.stamped = `{}`, moment
-	everySigstoreByte(t, s.json(o.sign()), s.verifier(nil), 3)
+	if everyFewBytes(t, s.json(o.sign()), s.verifier(nil), 3) == 0 {
+		t.Error("not even a flip in the timestamp beside the log opens")
+	}
 }
 
 func TestEveryByteOfAPublicBundle(t *testing.T) {
 	needOMS(t)
 	dir := sharedOMS + "/cases/historical/historical-v1.1.0-sigstore"
-	everySigstoreByte(t, readFile(t, dir, "bundle.sig"), publicGood(t, caseIdentity(t, dir)), 17)
+	if everyFewBytes(t, readFile(t, dir, "bundle.sig"), publicGood(t, caseIdentity(t, dir)), 17) == 0 {
+		t.Error("not even a flip in the timestamp beside the log opens")
+	}
 }
 
-func everySigstoreByte(t *testing.T, data []byte, v bundle.Verifier, step int) {
+// everyFewBytes is everyByte for bundles that are large, or cost much to open: one bit of one byte in step. It returns how many of them open as before.
+func everyFewBytes(t *testing.T, data []byte, v bundle.Verifier, step int) int {
 	t.Helper()
 	want, err := open(data, v)
 	if err != nil {
@@ -640,9 +645,7 @@ func everySigstoreByte(t *testing.T, data []byte, v bundle.Verifier, step int) {
 		}
 	}
 	t.Logf("%d bytes, %d flips open as before", len(data), opened)
-	if opened == 0 {
-		t.Error("not even a flip in the timestamp beside the log opens")
-	}
+	return opened
 }
 
 // A payload by somebody else is not copied, whatever part of the bundle he took from an honest one. Design section 11.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -20,6 +21,9 @@ func casePayloads(t testing.TB) map[string][]byte {
 	bundles, err := filepath.Glob(cases + "/*/*/bundle.sig")
 	if err != nil {
 		t.Fatal(err)
+	}
+	if _, err := os.Stat(cases); err == nil && len(bundles) == 0 {
+		t.Fatal("no bundle in " + cases)
 	}
 	all := make(map[string][]byte)
 	for _, name := range bundles {
@@ -40,6 +44,31 @@ func casePayloads(t testing.TB) map[string][]byte {
 		all[filepath.Base(filepath.Dir(name))] = payload
 	}
 	return all
+}
+
+// caseNames are the names of files, and the ignore paths, in the OMS cases.
+func caseNames(t testing.TB) (names, ignored []string) {
+	t.Helper()
+	for name, payload := range casePayloads(t) {
+		s, err := manifest.ParseStatement(payload)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		m, err := s.Manifest()
+		if s.PredicateType == manifest.PredicateLegacy {
+			m, err = s.LegacyManifest()
+		}
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		for _, r := range m.Resources {
+			names = append(names, r.Name)
+		}
+		ignored = append(ignored, m.Serialization.IgnorePaths...)
+	}
+	slices.Sort(names)
+	slices.Sort(ignored)
+	return slices.Compact(names), slices.Compact(ignored)
 }
 
 // Every statement of the OMS cases is read, and what is signed is the model

@@ -70,6 +70,14 @@ func FuzzIgnore(f *testing.F) {
 	for _, seed := range [][2]string{{"a", "a/b"}, {".", "a"}, {"a/", "a/b"}, {"/a", "/a"}, {"../a", "../a"}, {"a//b", "a/b"}, {"", ""}} {
 		f.Add(seed[0], seed[1])
 	}
+	for _, entry := range manifest.GitPaths() {
+		f.Add(entry, entry+"/config")
+	}
+	names, ignored := caseNames(f)
+	for i, entry := range ignored {
+		f.Add(entry, names[i%len(names)])
+		f.Add(entry, entry+"/x")
+	}
 	f.Fuzz(func(t *testing.T, entry, name string) {
 		if !(manifest.Ignore{entry}).Match(name) {
 			if manifest.CheckName(entry) == nil && (name == entry || strings.HasPrefix(name, entry+"/")) {

@@ -295,6 +295,10 @@ func FuzzCheckName(f *testing.F) {
 	for _, name := range []string{"a", "a/b", "../a", "/a", `a\b`, "C:/a", "a//b", "./a", "a/", "", ".", "CON", ".git/x", "a\xff", "a\u202e", "é", "e\u0301"} {
 		f.Add(name)
 	}
+	names, ignored := caseNames(f)
+	for _, name := range slices.Concat(names, ignored) {
+		f.Add(name)
+	}
 	f.Fuzz(func(t *testing.T, name string) {
 		err := manifest.CheckName(name)
 		warnings, errs := manifest.CheckNames([]string{name}, manifest.Threats())
