@@ -162,6 +162,9 @@ func (c *Client) readFiles(ctx context.Context, name string, files []manifest.Fi
 // for. With IncludeGitPaths the git names are signed, and so not recorded.
 func ignoredPaths(dir *manifest.Dir, o SignOptions) (manifest.Ignore, error) {
 	if dir.IsFile() {
+		if _, ok := dir.Rel(o.SignatureFile); o.SignatureFile != "" && ok {
+			return nil, fmt.Errorf("signature file %q: it is the model itself, and would replace it", o.SignatureFile)
+		}
 		return nil, nil
 	}
 	var ignore manifest.Ignore

@@ -113,6 +113,24 @@ func TestASingleFileOnDisk(t *testing.T) {
 	wantNo(t, v, err, modelsig.ErrRefused, verify.CodeFiles)
 }
 
+func TestASignatureNeverReplacesTheFileThatItSigns(t *testing.T) {
+	signer, dir := newSigner(t), writeModel(t, tinyFiles)
+	// A bundle may be a model, and bundles are replaced without being asked for.
+	path := filepath.Join(dir, "model.sig")
+	signDir(t, dir, path, signer, modelsig.SignOptions{})
+	link := filepath.Join(dir, "link.sig")
+	if err := os.Symlink(path, link); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(dir)
+	for _, tt := range [][2]string{{path, path}, {path, "model.sig"}, {"model.sig", path}, {"./model.sig", "model.sig"}, {link, path}} {
+		_, err := new(modelsig.Client).SignDir(t.Context(), tt[0], signer, modelsig.SignOptions{SignatureFile: tt[1]})
+		if err == nil || !strings.Contains(err.Error(), "the model itself") {
+			t.Errorf("sign %s into %s: %v", tt[0], tt[1], err)
+		}
+	}
+}
+
 func TestIgnoredPaths(t *testing.T) { // OMS §6.2
 	signer, client := newSigner(t), new(modelsig.Client)
 	dir := writeModel(t, tinyFiles)
