@@ -26,7 +26,7 @@ import (
 const (
 	// maxFlush bounds how long a collector that does not answer keeps a
 	// command from its exit. Spans are worth a moment, not a deployment.
-	maxFlush = 2 * time.Second
+	maxFlush = 5 * time.Second
 	// maxComplaint bounds what a warning repeats of a collector's answer, in
 	// bytes; the exporter reads up to 4 MiB of it.
 	maxComplaint = 256
