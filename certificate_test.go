@@ -2,6 +2,7 @@ package modelsig_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -188,6 +189,35 @@ func TestSigningAgainWithACertificateAddsNothing(t *testing.T) { // rule 15
 			wantVerified(t, v, err, verify.StrengthManifest, 1)
 		})
 	}
+}
+
+// The certificate's key may be encrypted, as any other.
+func TestACertificateWithAnEncryptedKey(t *testing.T) {
+	key, err := bundle.ParsePrivateKey(certificateFile(t, "leaf.key.pem"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	encrypted, err := bundle.MarshalPrivateKey(key, []byte("modelsig-test"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	password := func(text string) func() ([]byte, error) { return func() ([]byte, error) { return []byte(text), nil } }
+	for name, ask := range map[string]func() ([]byte, error){"none": nil, "wrong": password("modelsig")} {
+		if s, err := modelsig.CertificateSigner(encrypted, ask, certificateFile(t, "leaf.pem")); s != nil || !errors.Is(err, bundle.ErrPassword) {
+			t.Errorf("%s: %v, want %v", name, err, bundle.ErrPassword)
+		}
+	}
+	signer, err := modelsig.CertificateSigner(encrypted, password("modelsig-test"), certificateFile(t, "leaf.pem"), certificateFile(t, "intermediate.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := new(modelsig.Client)
+	sig, err := client.SignFiles(t.Context(), "tiny", filesOf(t, tinyFiles), signer, modelsig.SignOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := client.VerifyFiles(t.Context(), "tiny", filesOf(t, tinyFiles), sig.Model.Bundle, certificatePolicy(t, "release@example.com", "root.pem"), modelsig.VerifyOptions{})
+	wantVerified(t, v, err, verify.StrengthFiles, 1)
 }
 
 func TestCertificateSignersAndPoliciesThatCannotBe(t *testing.T) {

@@ -178,6 +178,51 @@ func TestIgnoredPaths(t *testing.T) { // OMS §6.2
 	}
 }
 
+// Paths are paths, whatever is in them and wherever one stands: no patterns,
+// nothing relative to the working directory, nothing that has to be there.
+func TestIgnoredPathsWithOddNames(t *testing.T) { // OMS §6.2.1
+	signer, client := newSigner(t), new(modelsig.Client)
+	dir := writeModel(t, tinyFiles)
+	writeFile(t, filepath.Join(dir, "w[1].bin"), "1")
+	writeFile(t, filepath.Join(dir, "w1.bin"), "2")
+	writeFile(t, filepath.Join(dir, "cache", "x"), "3")
+	sigFile := filepath.Join(dir, "m[o]del.sig")
+	signDir(t, dir, sigFile, signer, modelsig.SignOptions{SignatureFile: sigFile, IgnorePaths: []string{"w[1].bin", "cache", "gone?", "..data"}})
+	o := modelsig.VerifyOptions{SignatureFile: sigFile, IgnorePaths: []string{"nowhere", filepath.Join(dir, "also", "nowhere")}}
+	v, err := client.VerifyDir(t.Context(), dir, trusts(signer), o)
+	wantVerified(t, v, err, verify.StrengthFiles, 1)
+	if want := []string{"cache/x", "m[o]del.sig", "w[1].bin"}; !slices.Equal(v.Files.Ignored, want) || v.Files.Count != 3 {
+		t.Errorf("ignored %q of %d files, want %q of 3", v.Files.Ignored, v.Files.Count, want)
+	}
+
+	// Seen from inside, "cache" is still the one at the top.
+	writeFile(t, filepath.Join(dir, "weights", "cache", "x"), "4")
+	for _, from := range []string{dir, filepath.Join(dir, "weights"), filepath.Join(dir, "weights", "cache")} {
+		t.Chdir(from)
+		o := modelsig.VerifyOptions{SignatureFile: sigFile, IgnorePaths: []string{"x"}}
+		v, err := client.VerifyDir(t.Context(), dir, trusts(signer), o)
+		report := wantNo(t, v, err, modelsig.ErrRefused, verify.CodeFiles)
+		if !slices.Equal(report.Files.Extra, []string{"weights/cache/x"}) {
+			t.Errorf("from %s: not signed %q", from, report.Files.Extra)
+		}
+	}
+	// And the signature is left out, however it is named.
+	for _, name := range []string{sigFile, "m[o]del.sig", "./m[o]del.sig", "weights/../m[o]del.sig"} {
+		t.Chdir(dir)
+		sig, err := client.SignDir(t.Context(), dir, signer, modelsig.SignOptions{SignatureFile: name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		claims, err := modelsig.InsecureInspect(sig.Model.Bundle)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if slices.ContainsFunc(claims.Files, func(r manifest.Resource) bool { return r.Name == "m[o]del.sig" }) || !slices.Contains(claims.IgnorePaths, "m[o]del.sig") {
+			t.Errorf("%s: files %+v, ignored %q", name, claims.Files, claims.IgnorePaths)
+		}
+	}
+}
+
 func TestLinksInAFolder(t *testing.T) { // threat D01
 	signer, client := newSigner(t), new(modelsig.Client)
 	dir := writeModel(t, tinyFiles)
