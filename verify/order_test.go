@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"testing"
 
@@ -218,6 +219,41 @@ func TestNoFlippedBitAndNoCutMakesAnotherYes(t *testing.T) {
 			for n := range signed {
 				if _, err := verify.Decide(t.Context(), trusts(k), tinyArtifact(), bundles(signed[:n])); !errors.Is(err, verify.ErrRefused) {
 					t.Errorf("cut to %d bytes: %v", n, err)
+				}
+			}
+		})
+	}
+}
+
+// The same for certificates and for the old form: the answer stays what it was,
+// with its signer and the time that was proved, or it is a refusal.
+func TestNoFlippedBitMakesAnotherAnswer(t *testing.T) {
+	o := newOffice(t)
+	policy := o.trusted(t, bundle.CertificateOptions{Identity: "release@example.com"})
+	for name, data := range map[string][]byte{
+		"by a certificate":             o.sign(t, oms(t, tiny, nil)),
+		"by a certificate, as in v0.2": o.signV02(t, omsV02(t, tiny)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			want, err := verify.Decide(t.Context(), policy, folder(tiny), bundles(data))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range data {
+				if _, err := verify.Decide(t.Context(), policy, folder(tiny), bundles(data[:i])); !errors.Is(err, verify.ErrRefused) {
+					t.Errorf("cut to %d bytes: %v", i, err)
+				}
+				if i%4 != 0 { // each flip costs a chain of certificates
+					continue
+				}
+				changed := bytes.Clone(data)
+				changed[i] ^= []byte{0x01, 0x20, 0x80, 0x04}[i/4%4]
+				got, err := verify.Decide(t.Context(), policy, folder(tiny), bundles(changed))
+				switch {
+				case err == nil && (!reflect.DeepEqual(got, want) || !bytes.Equal(payloadOf(t, changed), payloadOf(t, data))):
+					t.Errorf("byte %d became %q: %+v", i, changed[i], got)
+				case err != nil && !errors.Is(err, verify.ErrRefused):
+					t.Errorf("byte %d became %q: %v, want a refusal", i, changed[i], err)
 				}
 			}
 		})

@@ -313,6 +313,7 @@ func TestEveryRefusalOfABundle(t *testing.T) {
 		{"two signatures of the key", by(keyMaterial, k, k), policy, verify.CodeMalformed, "2 signatures"},
 		{"a second signature of a stranger", by(keyMaterial, k, newKey(t)), policy, verify.CodeMalformed, "2 signatures"},
 		{"no signature", by(keyMaterial), policy, verify.CodeMalformed, "0 signatures"},
+		{"no payload", sealed(t, keyMaterial, bundle.PayloadType, nil, dsse(bundle.PayloadType, nil), k), policy, verify.CodeMalformed, ""},
 		{"another mediaType", replaced(good, bundle.MediaType, "application/vnd.dev.sigstore.bundle.v9.9+json"), policy, verify.CodeMalformed, "mediaType"},
 		{"no mediaType", replaced(good, `"mediaType":"`+bundle.MediaType+`",`, ""), policy, verify.CodeMalformed, "mediaType"},
 		{"a member that nobody knows", replaced(good, `{"mediaType"`, `{"x":1,"mediaType"`), policy, verify.CodeMalformed, "unknown object member"},
