@@ -1,6 +1,7 @@
 package modelsig_test
 
 import (
+	"archive/zip"
 	"bytes"
 	"crypto/sha256"
 	"errors"
@@ -104,6 +105,53 @@ func TestFilesFromAnywhere(t *testing.T) {
 			v, err = client.VerifyFiles(t.Context(), "tiny", filesOf(t, tinyFiles), sig.Model.Bundle, modelsig.Policy{}, modelsig.VerifyOptions{})
 			wantNo(t, v, err, modelsig.ErrRefused, verify.CodeUntrusted)
 		})
+	}
+}
+
+// An archive is an fs.FS that reads in order and cannot be read at an offset.
+func TestAModelInAnArchive(t *testing.T) {
+	client, signer := new(modelsig.Client), newSigner(t)
+	archive := func(entries ...string) []manifest.File {
+		t.Helper()
+		var data bytes.Buffer
+		w := zip.NewWriter(&data)
+		for i := 0; i < len(entries); i += 2 {
+			f, err := w.Create(entries[i])
+			if err == nil {
+				_, err = f.Write([]byte(entries[i+1]))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		r, err := zip.NewReader(bytes.NewReader(data.Bytes()), int64(data.Len()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		files, err := manifest.FromFS(t.Context(), r)
+		if err != nil {
+			return nil
+		}
+		return files
+	}
+	for _, hashing := range hashings {
+		sig, err := client.SignFiles(t.Context(), "tiny", archive("weights/a.bin", "hello", "config.json", "{}"), signer, modelsig.SignOptions{Hashing: hashing})
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, err := client.VerifyFiles(t.Context(), "tiny", archive("config.json", "{}", "weights/", "", "weights/a.bin", "hello"), sig.Model.Bundle, trusts(signer), modelsig.VerifyOptions{})
+		wantVerified(t, v, err, verify.StrengthFiles, 1)
+		// Unpacked it is the same model, and changed it is not.
+		v, err = client.VerifyFiles(t.Context(), "tiny", filesOf(t, tinyFiles), sig.Model.Bundle, trusts(signer), modelsig.VerifyOptions{})
+		wantVerified(t, v, err, verify.StrengthFiles, 1)
+		v, err = client.VerifyFiles(t.Context(), "tiny", archive("config.json", "[]", "weights/a.bin", "hello"), sig.Model.Bundle, trusts(signer), modelsig.VerifyOptions{})
+		wantNo(t, v, err, modelsig.ErrRefused, verify.CodeFiles)
+	}
+	if files := archive("config.json", "{}", "config.json", "[]"); files != nil {
+		t.Errorf("an archive with a name twice has the files %+v", files)
 	}
 }
 
