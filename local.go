@@ -72,7 +72,15 @@ func (l *localModel) sign(ctx context.Context, target string, signer Signer, o S
 	if o.DryRun {
 		return sig, nil
 	}
-	return signStatements(ctx, signer, sig)
+	sig, err := signStatements(ctx, signer, sig)
+	if err != nil {
+		return nil, err
+	}
+	// What a verifier would not read is no signature.
+	if n, limit := int64(len(sig.Model.Bundle)), localLimit(l.files); l.oms.Serialization.ShardSize > 0 && n > limit {
+		return nil, fmt.Errorf("sign %s: the signature of %d shards has %d bytes, and at most %d are read beside such a model: shards must be larger", target, len(l.oms.Resources), n, limit)
+	}
+	return sig, nil
 }
 
 // readDir hashes what a signature of path would list.
@@ -256,7 +264,7 @@ func (c *Client) verifyDir(ctx context.Context, path string, policy Policy, o Ve
 		return nil, refusedInput(path, err)
 	}
 	defer dir.Close()
-	data, err := readSignature(o.SignatureFile, signatureLimit(len(local.Files)))
+	data, err := readSignature(o.SignatureFile, localLimit(local.Files))
 	if err != nil {
 		return nil, err
 	}
@@ -336,6 +344,20 @@ const maxSignedFile = 6 << 10
 // read if it is much larger than what signs so many files.
 func signatureLimit(files int) int64 {
 	return referrers.MaxModelBundle + int64(files)*maxSignedFile
+}
+
+// signedShard is how many bytes of a model one byte of its signature stands for
+// at least, where its shards have 64 KiB and their names a few hundred bytes.
+// Other tools' smallest default is 1 MB.
+const signedShard = 64
+
+// localLimit is signatureLimit for a local model, which may be in shards.
+func localLimit(files []manifest.File) int64 {
+	var size int64
+	for i := range files {
+		size += files[i].Size
+	}
+	return min(signatureLimit(len(files))+size/signedShard, bundle.MaxSize)
 }
 
 func readSignature(path string, limit int64) ([]byte, error) {

@@ -332,6 +332,36 @@ func TestALargeSignatureIsForDisksOnly(t *testing.T) { // 64 MiB are read from r
 	}
 }
 
+func TestALargeSignatureNeedsALargeModel(t *testing.T) { // of many shards; nothing else makes it large
+	signer, client, dir := newSigner(t), new(modelsig.Client), t.TempDir()
+	weights, sigFile := filepath.Join(dir, strings.Repeat("w", 200)), filepath.Join(t.TempDir(), "large.sig")
+	size := func(n int64) {
+		t.Helper()
+		f, err := os.Create(weights)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(f.Truncate(n), f.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// 160,000 shards take more than 64 MiB. Nobody needs them for 160 kB.
+	size(160_000)
+	sig, err := client.SignDir(t.Context(), dir, signer, modelsig.SignOptions{Hashing: manifest.Hashing{ShardSize: 1}})
+	if sig != nil || err == nil || !strings.Contains(err.Error(), "shards must be larger") {
+		t.Errorf("signed what nobody would read: %v", err)
+	}
+
+	signDir(t, dir, sigFile, verbose{signer}, modelsig.SignOptions{})
+	v, err := client.VerifyDir(t.Context(), dir, trusts(signer), modelsig.VerifyOptions{SignatureFile: sigFile})
+	if v != nil || err == nil || !strings.Contains(err.Error(), "are read") {
+		t.Errorf("%+v, %v", v, err)
+	}
+	size(1 << 30) // a hole, which is not hashed: the statement is no statement
+	v, err = client.VerifyDir(t.Context(), dir, trusts(signer), modelsig.VerifyOptions{SignatureFile: sigFile})
+	wantNo(t, v, err, modelsig.ErrRefused, verify.CodeMalformed)
+}
+
 func TestAFolderNeedsASignatureFile(t *testing.T) {
 	signer, client := newSigner(t), new(modelsig.Client)
 	dir := writeModel(t, tinyFiles)
