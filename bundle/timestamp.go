@@ -256,7 +256,7 @@ func (a *authorities) times(b *Bundle) []time.Time {
 }
 
 // verify returns the time of a token over signature. Its certificate must be for nothing but timestamps, critically so,
-// and lead to a root, all valid at the token's time (RFC 3161 §2.3).
+// its key for signatures if it says what for, and it must lead to a root, all valid at the token's time (RFC 3161 §2.3).
 func (a *authorities) verify(token, signature []byte) (time.Time, error) {
 	carried, err := tokenCertificates(token)
 	if err != nil {
@@ -272,13 +272,36 @@ func (a *authorities) verify(token, signature []byte) (time.Time, error) {
 		if t, err = verification.VerifyTimestampResponse(token, bytes.NewReader(signature), verification.VerifyOpts{
 			Roots: a.roots, Intermediates: a.intermediates, TSACertificate: signer,
 		}); err == nil {
+			err = checkStamper(signer, t.RawToken)
+		}
+		if err == nil {
 			return t.Time, nil
 		}
 	}
 	return time.Time{}, err
 }
 
-// tokenCertificates counts the certificates that a token carries. It refuses one that would cost much to check.
+// checkStamper wants a key that is for signatures, if its certificate says what it is for. signer is nil where the token carries it.
+func checkStamper(signer *x509.Certificate, token []byte) error {
+	if signer == nil {
+		signed, err := pkcs7.Parse(token)
+		if err != nil {
+			return err
+		}
+		if signer = signed.GetOnlySigner(); signer == nil {
+			return errors.New("the token carries no certificate")
+		}
+	}
+	if signer.KeyUsage != 0 && signer.KeyUsage&(x509.KeyUsageDigitalSignature|x509.KeyUsageContentCommitment) == 0 {
+		return errors.New("the authority's key is not for signatures (RFC 5280 §4.2.1.3)")
+	}
+	return nil
+}
+
+// timestampHashes are what the signature of a token may be made of, as its imprint.
+var timestampHashes = []asn1.ObjectIdentifier{pkcs7.OIDDigestAlgorithmSHA256, pkcs7.OIDDigestAlgorithmSHA384, pkcs7.OIDDigestAlgorithmSHA512}
+
+// tokenCertificates counts the certificates that a token carries. It refuses one that would cost much to check, or that has a weak hash.
 func tokenCertificates(token []byte) (int, error) {
 	if len(token) > maxTimestamp {
 		return 0, fmt.Errorf("%d bytes are more than the limit of %d", len(token), maxTimestamp)
@@ -299,6 +322,12 @@ func tokenCertificates(token []byte) (int, error) {
 	signed, err := pkcs7.Parse(response.Token.FullBytes)
 	if err != nil {
 		return 0, errors.New(foreign(err))
+	}
+	for _, signer := range signed.Signers {
+		// pkcs7 takes SHA-1, for the content and for the signature.
+		if !slices.ContainsFunc(timestampHashes, signer.DigestAlgorithm.Algorithm.Equal) || signer.DigestEncryptionAlgorithm.Algorithm.Equal(pkcs7.OIDDigestAlgorithmECDSASHA1) {
+			return 0, errors.New("it is signed by another hash than SHA-256, SHA-384 or SHA-512")
+		}
 	}
 	if n := len(signed.Certificates); n > maxTimestampCertificates {
 		return 0, fmt.Errorf("%d certificates are more than the limit of %d", n, maxTimestampCertificates)

@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/digitorus/pkcs7"
 	"github.com/digitorus/timestamp"
 	"github.com/modelsig/modelsig/bundle"
 )
@@ -132,6 +133,34 @@ func signatureOf(t testing.TB, data []byte) []byte {
 	return b.Envelope.Signatures[0].Sig
 }
 
+// resigned is what token says, signed by way of another hash.
+func resigned(t testing.TB, a *authority, token []byte, digest asn1.ObjectIdentifier) []byte {
+	t.Helper()
+	old, err := timestamp.ParseResponse(token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parsed, err := pkcs7.Parse(old.RawToken)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed, err := pkcs7.NewSignedData(parsed.Content)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed.SetDigestAlgorithm(digest)
+	signed.SetContentType(asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 16, 1, 4})
+	if err := signed.AddSigner(a.cert, a.key, pkcs7.SignerInfoConfig{}); err != nil {
+		t.Fatal(err)
+	}
+	der, err := signed.Finish()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return mustMarshal(t, struct{ Status, Token asn1.RawValue }{
+		asn1.RawValue{FullBytes: mustMarshal(t, struct{ Status int }{0})}, asn1.RawValue{FullBytes: der}})
+}
+
 // Rule 25: token × anchors × expiry.
 func TestTimestamps(t *testing.T) {
 	root := ca(t, nil, "root", func(c *x509.Certificate) { c.NotAfter = yearEnds.AddDate(10, 0, 0) })
@@ -177,6 +206,13 @@ func TestTimestamps(t *testing.T) {
 	sha512.hash = crypto.SHA512
 	ofLeaf := *tsa // the signer stamps by itself: same anchors as for signatures
 	ofLeaf.holder = leaf
+
+	forKeys := with(func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageKeyEncipherment })
+	forKeysBare := *forKeys
+	forKeysBare.bare = true
+	committing := with(func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageContentCommitment })
+	rsaKey := with()
+	rsaKey.holder = authorityWith(t, tsa.root, anyKey(t, "rsa2048"))
 
 	good := tsa.over(t, signature)
 	otherSignature := tsa.over(t, append(slices.Clone(signature), 0))
@@ -233,6 +269,13 @@ func TestTimestamps(t *testing.T) {
 		{"an authority that is for code", [][]byte{code.over(t, signature)}, anchors(tsa.root), later, time.Time{}, "expired at"},
 		{"an authority without usage", [][]byte{anyUsage.over(t, signature)}, anchors(tsa.root), later, time.Time{}, "expired at"},
 		{"an authority that is a CA", [][]byte{caCert.over(t, signature)}, anchors(tsa.root), later, time.Time{}, "expired at"},
+		{"an authority whose key is not for signatures", [][]byte{forKeys.over(t, signature)}, anchors(tsa.root), later, time.Time{}, "expired at"},
+		{"an authority whose key is not for signatures, and the verifier has it", [][]byte{forKeysBare.over(t, signature)}, anchors(tsa.root, forKeys.holder), later, time.Time{}, "expired at"},
+		{"an authority whose key commits", [][]byte{committing.over(t, signature)}, anchors(tsa.root), later, midYear, ""},
+		{"an authority that signs with RSA", [][]byte{rsaKey.over(t, signature)}, anchors(tsa.root), later, midYear, ""},
+		{"a token signed by way of SHA-256", [][]byte{resigned(t, rsaKey, good, pkcs7.OIDDigestAlgorithmSHA256)}, anchors(tsa.root), later, midYear, ""},
+		{"a token signed by way of SHA-1", [][]byte{resigned(t, rsaKey, good, pkcs7.OIDDigestAlgorithmSHA1)}, anchors(tsa.root), later, time.Time{}, "expired at"},
+		{"a token signed by way of SHA-1, with ECDSA", [][]byte{resigned(t, tsa, good, pkcs7.OIDDigestAlgorithmSHA1)}, anchors(tsa.root), later, time.Time{}, "expired at"},
 		{"the signer as its own authority", [][]byte{ofLeaf.over(t, signature)}, anchors(root), later, time.Time{}, "expired at"},
 		{"an intermediate from the verifier", [][]byte{below.over(t, signature)}, anchors(tsa.root, middle), later, midYear, ""},
 		{"an intermediate from the token", [][]byte{belowChained.over(t, signature)}, anchors(tsa.root), later, midYear, ""},
