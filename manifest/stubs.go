@@ -30,20 +30,24 @@ const maxPointer = 1024
 
 // isPointer reports whether content is a Git LFS pointer: a version line, the
 // current or the one from before LFS had its name, and lines of a key and a
-// value, oid and size among them.
+// value, oid and size among them. As in Git LFS, white space around them does
+// not count, nor does how lines end: Git may have changed that on the way.
 func isPointer(content []byte) bool {
 	if len(content) > maxPointer {
 		return false
 	}
-	first, rest, _ := bytes.Cut(content, []byte("\n"))
-	switch string(first) {
+	first, rest, _ := bytes.Cut(bytes.TrimSpace(content), []byte("\n"))
+	switch string(bytes.TrimSuffix(first, []byte("\r"))) {
 	case "version https://git-lfs.github.com/spec/v1", "version http://git-media.io/v/2", "version https://hawser.github.com/spec/v1":
 	default:
 		return false
 	}
 	required := map[string]bool{"oid": true, "size": true}
-	lines := bytes.Split(bytes.TrimSuffix(rest, []byte("\n")), []byte("\n"))
-	for _, line := range lines {
+	for line := range bytes.SplitSeq(rest, []byte("\n")) {
+		line = bytes.TrimSuffix(line, []byte("\r"))
+		if len(line) == 0 {
+			continue
+		}
 		key, value, ok := bytes.Cut(line, []byte(" "))
 		if !ok || len(value) == 0 || len(key) == 0 || strings.Trim(string(key), "abcdefghijklmnopqrstuvwxyz0123456789.-") != "" {
 			return false

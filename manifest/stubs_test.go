@@ -57,7 +57,10 @@ func TestPointersAreRefused(t *testing.T) {
 		{"the first line only", "version https://git-lfs.github.com/spec/v1\n", false},
 		{"another version", strings.Replace(pointer, "v1", "v9", 1), false},
 		{"a text about pointers", "# About\n" + pointer, false},
-		{"a space before", " " + pointer, false},
+		{"white space around it", " \r\n" + pointer + "\n ", true},
+		{"lines that end as on Windows", strings.ReplaceAll(pointer, "\n", "\r\n"), true},
+		{"an empty line within", strings.Replace(pointer, "\n", "\n\n", 1), true},
+		{"a space before a key", strings.Replace(pointer, "oid", " oid", 1), false},
 		{"lines that are no keys", pointer + "And some text.\n", false},
 		{"a line without value", pointer + "x\n", false},
 	} {
