@@ -35,11 +35,14 @@ type authority struct {
 	bare    bool                // sends no certificate
 }
 
-// newAuthority makes an authority whose certificate is valid for the year, but for the edits.
+// longAfter is when certificates of authorities end: pkcs7 writes our time of signing into each token, and checks that it lies within.
+var longAfter = yearEnds.AddDate(100, 0, 0)
+
+// newAuthority makes an authority whose certificate is valid from the year on, but for the edits.
 func newAuthority(t testing.TB, now time.Time, edits ...func(*x509.Certificate)) *authority {
 	t.Helper()
 	root := ca(t, nil, "timestamp root", func(c *x509.Certificate) {
-		c.NotBefore, c.NotAfter = yearBegins.AddDate(-10, 0, 0), yearEnds.AddDate(10, 0, 0)
+		c.NotBefore, c.NotAfter = yearBegins.AddDate(-10, 0, 0), longAfter
 	})
 	return &authority{holder: authorityUnder(t, root, edits...), root: root, now: now, hash: crypto.SHA256}
 }
@@ -52,7 +55,7 @@ func authorityUnder(t testing.TB, issuer *holder, edits ...func(*x509.Certificat
 func authorityWith(t testing.TB, issuer *holder, key crypto.Signer, edits ...func(*x509.Certificate)) *holder {
 	t.Helper()
 	template := &x509.Certificate{
-		Subject: pkix.Name{CommonName: "timestamps"}, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature,
+		Subject: pkix.Name{CommonName: "timestamps"}, NotAfter: longAfter, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature,
 		ExtraExtensions: []pkix.Extension{{ // RFC 3161 §2.3: critical, which ExtKeyUsage is not
 			Id: asn1.ObjectIdentifier{2, 5, 29, 37}, Critical: true,
 			Value: mustMarshal(t, []asn1.ObjectIdentifier{{1, 3, 6, 1, 5, 5, 7, 3, 8}}),
@@ -175,7 +178,7 @@ func TestTimestamps(t *testing.T) {
 	before.now, after.now = yearBegins.Add(-time.Second), yearEnds.Add(time.Second)
 	// These two are valid at any time, so it is the signer's certificate alone that decides.
 	always := func(c *x509.Certificate) {
-		c.NotBefore, c.NotAfter = yearBegins.AddDate(-1, 0, 0), yearEnds.AddDate(5, 0, 0)
+		c.NotBefore, c.NotAfter = yearBegins.AddDate(-1, 0, 0), longAfter
 	}
 	before.holder, after.holder = authorityUnder(t, tsa.root, always), authorityUnder(t, tsa.root, always)
 	early := *tsa
