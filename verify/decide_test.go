@@ -447,12 +447,25 @@ func TestTheSubjectOfAnArtifactSignature(t *testing.T) { // rules 4, 31
 		{"SHA256 in capitals", digests(map[string]any{"SHA256": right}), verify.CodeMalformed},
 		{"the right bytes under the name of another algorithm", digests(map[string]any{"sha3-256": right}), verify.CodeMalformed},
 		{"no digest", digests(map[string]any{}), verify.CodeMalformed},
+		{"a binding to another manifest", change(func(s map[string]any) {
+			s["annotations"] = annotated(t, bindingTo(manifestOf("other")))
+		}), verify.CodeOtherSubject},
+		{"a binding that is none", change(func(s map[string]any) {
+			s["annotations"] = map[string]any{verify.AnnotationBinding: nil}
+		}), verify.CodeBinding},
+		{"a binding of another version", change(func(s map[string]any) {
+			s["annotations"] = map[string]any{"modelsig.oci.v2": map[string]any{}}
+		}), verify.CodeBinding},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r, err := verify.Decide(t.Context(), trusts(k), tinyArtifact(), bundles(k.sign(t, tt.payload)))
 			wantNo(t, r, err, verify.ErrRefused, tt.code)
 		})
 	}
+	r, err := verify.Decide(t.Context(), trusts(k), tinyArtifact(), bundles(k.sign(t, change(func(s map[string]any) {
+		s["annotations"] = annotated(t, bindingTo(manifestOf("tiny")))
+	}))))
+	wantVerified(t, r, err, verify.StrengthManifest)
 }
 
 func flipHex(s string) string {

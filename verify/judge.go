@@ -174,6 +174,17 @@ func (j *judge) artifactSignature(ctx context.Context, st *manifest.Statement, s
 	case "sha256:"+digest != a.Manifest.Digest.String():
 		return refuse(CodeOtherSubject, "signed for manifest sha256:%s, this is %s", quoteHex(digest), a.Manifest.Digest)
 	}
+	// Its digest is all the binding it needs. One that is there all the same
+	// must be well-formed, and name the same manifest (rule 9).
+	binding, err := parseBinding(subject.Annotations)
+	if err != nil {
+		return refuse(CodeBinding, "%v", err)
+	}
+	if binding != nil {
+		if err := binding.names(a.Manifest); err != nil {
+			return refuse(CodeOtherSubject, "%v", err)
+		}
+	}
 	// A model that names its files in a hostile way is not used, whoever
 	// signed it.
 	mapping, err := j.mapArtifact("")
