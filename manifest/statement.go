@@ -7,7 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math"
+	"math/big"
 	"slices"
 	"strconv"
 	"strings"
@@ -563,6 +563,16 @@ func (p *parser) serialization(s *Serialization) error {
 	return err
 }
 
+const (
+	// maxNumber is how many bytes a number may have: 2^53 with as many digits
+	// behind the point has 33.
+	maxNumber = 40
+
+	// exactNumber is how many bits tell apart all numbers of that length that
+	// are near 2^53 or smaller.
+	exactNumber = 256
+)
+
 // shardSize reads a positive integer. Writers that keep numbers as floating
 // point put 8.0 or 1e9.
 func (p *parser) shardSize() (int64, error) {
@@ -571,9 +581,15 @@ func (p *parser) shardSize() (int64, error) {
 		return 0, err
 	}
 	text := tok.String()
-	f, err := strconv.ParseFloat(text, 64)
-	if err != nil || f != math.Trunc(f) || f < 1 || f > maxShardSize {
-		return 0, fmt.Errorf("shard_size %s is not a positive integer (OMS §5.2.2)", quote(text))
+	refuse := fmt.Errorf("shard_size %s is not a positive integer of at most 2^53 (OMS §5.2.2)", quote(text))
+	if len(text) > maxNumber {
+		return 0, refuse
 	}
-	return int64(f), nil
+	// A number that is only rounded to an integer would be another one to others.
+	f, _, err := big.ParseFloat(text, 10, exactNumber, big.ToNearestEven)
+	if err != nil || !f.IsInt() || f.Sign() <= 0 || f.Cmp(big.NewFloat(maxShardSize)) > 0 {
+		return 0, refuse
+	}
+	n, _ := f.Int64()
+	return n, nil
 }
