@@ -4,6 +4,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -44,6 +45,50 @@ func TestARealTimestampAuthority(t *testing.T) {
 	key := newKey(t, curves[0].curve)
 	run(t, 0, "sign", "key", dir, "--private-key", key.private, "--tsa-url", authority.url, "--signature", signature)
 	run(t, 0, "verify", "key", dir, "--public-key", key.public, "--signature", signature)
+}
+
+// cosign accepts the artifact signature that a certificate made, under a trusted
+// root made of the same roots, now and at the authority's time; and not under
+// another's.
+func TestWhatACertificateSignsCosignVerifies(t *testing.T) {
+	authority := startAuthority(t)
+	ca, err := filepath.Abs("../testdata/certificate")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := startDistribution(t, "")
+	read := func(name string) []byte {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	chain := filepath.Join(t.TempDir(), "chain.pem")
+	writeFile(t, chain, append(read(filepath.Join(ca, "intermediate.pem")), read(filepath.Join(ca, "root.pem"))...))
+	root := filepath.Join(t.TempDir(), "root.json")
+	peer(t, cosign, "trusted-root", "create", "--fulcio", "url=https://ca.example.com,certificate-chain="+chain,
+		"--tsa", "url="+authority.url+",certificate-chain="+authority.chain, "--out", root)
+
+	for name, stamp := range map[string][]string{
+		"now":                     nil,
+		"at the authority's time": {"--tsa-url", authority.url},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ref, _ := push(t, r, "acme/certificate", name)
+			run(t, 0, append([]string{"sign", "certificate", ref, "--private-key", filepath.Join(ca, "leaf.key.pem"), "--signing-certificate", filepath.Join(ca, "leaf.pem"),
+				"--certificate-chain", filepath.Join(ca, "intermediate.pem")}, stamp...)...)
+			verify := []string{cosign, "verify", "--trusted-root", root, "--allow-certificate-chain", "--certificate-oidc-issuer-regexp", ".*",
+				"--insecure-ignore-tlog", "--insecure-ignore-sct", "--allow-http-registry", ref}
+			if stamp != nil {
+				verify = append(verify, "--use-signed-timestamps")
+			}
+			command{args: append(verify, "--certificate-identity", "release@example.com")}.want(t, 0)
+			if r := (command{args: append(verify, "--certificate-identity", "other@example.com")}).try(t); r.code == 0 {
+				t.Error("cosign accepts another identity")
+			}
+		})
+	}
 }
 
 // An authorityServer is a timestamp authority in its own process.
