@@ -215,6 +215,17 @@ func TestFilesWithKnownDigests(t *testing.T) {
 		}
 		v, err := client.VerifyFiles(t.Context(), "tiny", list, sig.Model.Bundle, trusts(signer), modelsig.VerifyOptions{})
 		wantVerified(t, v, err, verify.StrengthFiles, 1)
+		if v.Hashed {
+			t.Errorf("%s: the answer says that files were hashed", name)
+		}
+		// One file of which no digest is known is hashed.
+		mixed := slices.Clone(list)
+		mixed[1] = filesOf(t, tinyFiles)[1]
+		v, err = client.VerifyFiles(t.Context(), "tiny", mixed, sig.Model.Bundle, trusts(signer), modelsig.VerifyOptions{})
+		wantVerified(t, v, err, verify.StrengthFiles, 1)
+		if !v.Hashed {
+			t.Errorf("%s: the answer says that no file was hashed", name)
+		}
 		v, err = client.VerifyFiles(t.Context(), "tiny", withOpen(changed(tinyFiles, "config.json", text("[]"))), sig.Model.Bundle, trusts(signer), modelsig.VerifyOptions{})
 		if report := wantNo(t, v, err, modelsig.ErrRefused, verify.CodeFiles); !slices.Equal(report.Files.Changed, []string{"config.json"}) {
 			t.Errorf("changed %q", report.Files.Changed)

@@ -459,7 +459,9 @@ func ignoreOf(m *manifest.Manifest) manifest.Ignore {
 // paths: they hide files that are not listed, and are reported (rules 8, 29).
 func (j *judge) compareLocal(ctx context.Context, listed []manifest.FileResources, hashing manifest.Hashing, recorded manifest.Ignore) error {
 	local := j.subject.Local
-	j.now.hashed = true
+	// Where the caller knew every sha256, digests were compared and no more.
+	j.now.hashed = hashing != (manifest.Hashing{Type: manifest.SHA256}) ||
+		slices.ContainsFunc(local.Files, func(f manifest.File) bool { return f.Digest == nil })
 	want := make(map[string]manifest.FileResources, len(listed))
 	for _, f := range listed {
 		if local.IsFile && f.Name == "." && len(local.Files) == 1 {
