@@ -66,6 +66,25 @@ func KeyPolicy(pems ...[]byte) (Policy, error) {
 	return p, nil
 }
 
+// WithTimestampChain returns p with the time of each signature that it accepts,
+// where a timestamp authority proves one: its anchors are in chain, in PEM. Who
+// is accepted does not change. It is for keys: [CertificatePolicy] has an
+// option, because there the time decides.
+func WithTimestampChain(p Policy, chain ...[]byte) (Policy, error) {
+	anchors, err := certificates(chain)
+	if err != nil {
+		return Policy{}, fmt.Errorf("timestamp chain: %w", err)
+	}
+	verifiers := make([]bundle.Verifier, len(p.Verifiers))
+	for i, v := range p.Verifiers {
+		if verifiers[i], err = bundle.WithTimestampAnchors(v, anchors); err != nil {
+			return Policy{}, err
+		}
+	}
+	p.Verifiers = verifiers
+	return p, nil
+}
+
 // CertificateOptions are what [CertificatePolicy] takes beside the anchors.
 type CertificateOptions struct {
 	// Identity is a subject alternative name that the certificate must have:

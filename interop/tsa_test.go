@@ -44,7 +44,9 @@ func TestARealTimestampAuthority(t *testing.T) {
 
 	key := newKey(t, curves[0].curve)
 	run(t, 0, "sign", "key", dir, "--private-key", key.private, "--tsa-url", authority.url, "--signature", signature)
-	run(t, 0, "verify", "key", dir, "--public-key", key.public, "--signature", signature)
+	byKey := []string{"verify", "key", dir, "--public-key", key.public, "--signature", signature, "--format", "json"}
+	timed(run(t, 0, byKey...).stdout, 0)
+	timed(run(t, 0, append(byKey, "--tsa-certificate-chain", authority.chain)...).stdout, 1)
 }
 
 // cosign accepts the artifact signature that a certificate made, under a trusted

@@ -38,11 +38,11 @@ func (cmd *signCertificateCmd) Run(ctx context.Context, a *app, c *cli) error {
 }
 
 type verifyCertificateCmd struct {
-	CertificateChain    []string `sep:"none" placeholder:"FILE" help:"Root certificates to trust, and those between, in PEM; may be repeated. Required."`
-	Identity            string   `aliases:"certificate-identity" placeholder:"NAME" help:"Subject alternative name that the certificate must have: a URI, an e-mail address or a DNS name, exactly."`
-	TSACertificateChain []string `name:"tsa-certificate-chain" aliases:"timestamp-certificate-chain" sep:"none" placeholder:"FILE" help:"Certificates of timestamp authorities to trust, in PEM; may be repeated. Without: certificates must be valid now."`
-	LogFingerprints     bool     `help:"Log the SHA-256 of each certificate that is trusted."`
-	Targets             []string `arg:"" optional:"" name:"target" help:"REPO:TAG, REPO@DIGEST, oci:PATH:TAG, a folder, a file, a manifest, or - for a manifest on standard input."`
+	CertificateChain []string `sep:"none" placeholder:"FILE" help:"Root certificates to trust, and those between, in PEM; may be repeated. Required."`
+	Identity         string   `aliases:"certificate-identity" placeholder:"NAME" help:"Subject alternative name that the certificate must have: a URI, an e-mail address or a DNS name, exactly."`
+	timestampFlags
+	LogFingerprints bool     `help:"Log the SHA-256 of each certificate that is trusted."`
+	Targets         []string `arg:"" optional:"" name:"target" help:"REPO:TAG, REPO@DIGEST, oci:PATH:TAG, a folder, a file, a manifest, or - for a manifest on standard input."`
 }
 
 func (cmd *verifyCertificateCmd) Run(ctx context.Context, a *app, c *cli) error {
@@ -53,9 +53,9 @@ func (cmd *verifyCertificateCmd) Run(ctx context.Context, a *app, c *cli) error 
 	if err != nil {
 		return fmt.Errorf("certificate chain: %w", err)
 	}
-	authorities, err := readChain(cmd.TSACertificateChain)
+	authorities, err := cmd.authorities()
 	if err != nil {
-		return fmt.Errorf("timestamp certificate chain: %w", err)
+		return err
 	}
 	if cmd.LogFingerprints {
 		a.logFingerprints(ctx, chain)

@@ -36,13 +36,23 @@ type verifyFlags struct {
 
 type verifyKeyCmd struct {
 	PublicKey []string `aliases:"key" sep:"none" placeholder:"KEY" help:"Accept what this key signed: a PEM file, or NAME://… for the plugin sigstore-kms-NAME; may be repeated, one is enough."`
-	Targets   []string `arg:"" optional:"" name:"target" help:"REPO:TAG, REPO@DIGEST, oci:PATH:TAG, a folder, a file, a manifest, or - for a manifest on standard input."`
+	timestampFlags
+	Targets []string `arg:"" optional:"" name:"target" help:"REPO:TAG, REPO@DIGEST, oci:PATH:TAG, a folder, a file, a manifest, or - for a manifest on standard input."`
 }
 
 func (cmd *verifyKeyCmd) Run(ctx context.Context, a *app, c *cli) error {
 	policy, err := a.keyPolicy(ctx, cmd.PublicKey)
 	if err != nil {
 		return err
+	}
+	authorities, err := cmd.authorities()
+	if err != nil {
+		return err
+	}
+	if len(authorities) > 0 {
+		if policy, err = modelsig.WithTimestampChain(policy, authorities...); err != nil {
+			return err
+		}
 	}
 	return c.Verify.run(ctx, a, cmd.Targets, policy)
 }
