@@ -210,7 +210,7 @@ func exitCode(err error) int {
 	switch {
 	case err == nil:
 		return exitYes
-	case errors.Is(err, modelsig.ErrRefused) || threat:
+	case errors.Is(err, modelsig.ErrRefused) || threat || errors.Is(err, manifest.ErrChanged):
 		return exitNo
 	}
 	return exitTrouble

@@ -37,7 +37,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	fmt.Fprintf(stderr, "error: %q\n", err.Error())
 	_, threat := errors.AsType[*manifest.ThreatError](err)
-	if errors.Is(err, modelsig.ErrRefused) || threat {
+	if errors.Is(err, modelsig.ErrRefused) || threat || errors.Is(err, manifest.ErrChanged) {
 		return 1
 	}
 	return 2
