@@ -64,6 +64,7 @@ var layers = map[string]layer{
 	"e2e/conformance": {
 		ours:  []string{".", "manifest"},
 		never: []string{"oras.land", "github.com/sigstore"},
+		env:   true,
 	},
 	"e2e": {
 		ours: []string{".", "manifest", "bundle", "verify", "oci", "referrers", "admission"},

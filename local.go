@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/modelsig/modelsig/bundle"
 	"github.com/modelsig/modelsig/manifest"
@@ -134,7 +135,8 @@ func (c *Client) readFiles(ctx context.Context, name string, files []manifest.Fi
 			return nil, err
 		}
 	}
-	resources, err := c.hash(ctx, manifest.Hasher{Hashing: o.Hashing, RefusePointers: !o.Allow.Has(manifest.LFSPointer)}, files)
+	pointers := &pointers{allow: o.Allow}
+	resources, err := c.hash(ctx, manifest.Hasher{Hashing: o.Hashing, Pointers: pointers.judge}, files)
 	if err != nil {
 		return nil, err
 	}
@@ -153,6 +155,7 @@ func (c *Client) readFiles(ctx context.Context, name string, files []manifest.Fi
 	for _, t := range stubs {
 		local.warnings = append(local.warnings, t.Error())
 	}
+	local.warnings = append(local.warnings, pointers.warnings()...)
 	for _, t := range threats {
 		switch {
 		case t.Threat == manifest.GitFiles && t.Name == "model.sig":
@@ -164,6 +167,26 @@ func (c *Client) readFiles(ctx context.Context, name string, files []manifest.Fi
 	}
 	return local, nil
 }
+
+// pointers are the Git LFS pointers that were met while files were hashed: an
+// error, or a warning where they are allowed.
+type pointers struct {
+	allow manifest.Allow
+	mu    sync.Mutex
+	met   []string
+}
+
+func (p *pointers) judge(t *manifest.ThreatError) error {
+	if !p.allow.Has(t.Threat) {
+		return t
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.met = append(p.met, t.Error())
+	return nil
+}
+
+func (p *pointers) warnings() []string { return slices.Sorted(slices.Values(p.met)) }
 
 // ignoredPaths is what a folder's signature leaves out: the git names, the
 // signature file where it lies inside the model, and what the caller asked

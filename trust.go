@@ -122,7 +122,8 @@ func CertificatePolicy(chain [][]byte, o CertificateOptions) (Policy, error) {
 }
 
 // A SigstoreIdentity is whom a Sigstore certificate must be for, and who
-// vouched for that; both exactly, and both required.
+// vouched for that; both required, each exactly or by an expression for all of
+// it.
 type SigstoreIdentity = bundle.SigstoreIdentity
 
 // SigstorePolicy accepts what any of the identities signed with a short-lived

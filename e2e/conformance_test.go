@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -60,6 +61,9 @@ func TestTheConformanceAdapterSignsAndVerifies(t *testing.T) {
 		})
 	}
 	runs(t, 2, "conformance", "sign-model", "--method", "sigstore", "--model-path", t.TempDir(), "--output-bundle", "x.sig")
+	if out := runs(t, 2, "conformance", "verify-model", "--method", "sigstore", "--model-path", t.TempDir(), "--bundle", "x.sig"); !strings.Contains(out, "MODELSIG_TRUSTED_ROOT") {
+		t.Errorf("the variable is not named: %s", out)
+	}
 	runs(t, 2, "conformance", "verify-model", "--unknown")
 	runs(t, 2, "conformance")
 

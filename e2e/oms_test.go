@@ -77,6 +77,33 @@ func TestBundlesOfOtherImplementationsVerify(t *testing.T) {
 	}
 }
 
+// Identity and issuer by expressions, which match as a whole or not (rule 11).
+func TestSigstoreIdentitiesByExpression(t *testing.T) {
+	dir := filepath.Join(suite, "historical", "historical-v1.1.0-sigstore")
+	if _, err := os.Stat(dir); err != nil {
+		t.Skipf("the cases of the OMS conformance suite are not here: %v", err)
+	}
+	args := []string{"verify", filepath.Join(dir, "model"), "--ignore-paths", "ignore-me", "--signature", filepath.Join(dir, "bundle.sig"),
+		"--trusted-root", filepath.Join(suite, "..", "trusted_root.public-good.json")}
+	const issuer = "https://sigstore.verify.ibm.com/oauth2"
+	for _, tt := range []struct {
+		name  string
+		flags []string
+		want  int
+	}{
+		{"an identity that matches", []string{"--identity-regexp", `[a-z]+@us\.ibm\.com`, "--identity-provider", issuer}, 0},
+		{"an issuer that matches", []string{"--identity", "stefanb@us.ibm.com", "--certificate-oidc-issuer-regexp", `https://sigstore\..*/oauth2`}, 0},
+		{"one of several", []string{"--identity", "other@example.com", "--identity-regexp", `stefanb@.*`, "--identity-provider", issuer}, 0},
+		{"only a part matches", []string{"--identity-regexp", `[a-z]+@us`, "--identity-provider", issuer}, 1},
+		{"an alternative that would match a part", []string{"--identity-regexp", `stefanb@us|x`, "--identity-provider", issuer}, 1},
+		{"anybody by anybody", []string{"--identity-regexp", `.*`, "--identity-provider-regexp", `.*`}, 2},
+		{"no expression", []string{"--identity-regexp", `(`, "--identity-provider", issuer}, 2},
+		{"an issuer in two ways", []string{"--identity", "stefanb@us.ibm.com", "--identity-provider", issuer, "--identity-provider-regexp", `.*`}, 2},
+	} {
+		t.Run(tt.name, func(t *testing.T) { runs(t, tt.want, "modelsig", append(args, tt.flags...)...) })
+	}
+}
+
 // flags are those that the case is verified with: as it says, or with somebody
 // else trusted.
 func (c omsCase) flags(trusted bool, chain string) []string {

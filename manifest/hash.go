@@ -46,11 +46,12 @@ type Hasher struct {
 	// counted.
 	Progress func(n int64)
 
-	// RefusePointers refuses a file that is a Git LFS pointer, the few lines
-	// that stand for content which was not fetched: a [*ThreatError] with the
-	// code [LFSPointer]. It is judged by the bytes that are hashed, and so not
-	// where a digest is known.
-	RefusePointers bool
+	// Pointers is called for each file that is a Git LFS pointer, the few
+	// lines that stand for content which was not fetched, with a threat of the
+	// code [LFSPointer]; from several goroutines at once. What it returns is the
+	// error of the whole; nil goes on. It is judged by the bytes that are hashed,
+	// and so not where a digest is known. nil: pointers are files like others.
+	Pointers func(*ThreatError) error
 }
 
 // Hash returns the resources of files, sorted by name. Files that have a
@@ -331,7 +332,7 @@ func (w *worker) all(ctx context.Context, f *File, resource int, content io.Read
 	var size int64
 	end := w.hasher.end(f, 0)
 	var head []byte // of what may be a pointer
-	mayPoint := w.hasher.RefusePointers && f.Size <= maxPointer
+	mayPoint := w.hasher.Pointers != nil && f.Size <= maxPointer
 	w.sum.Reset()
 	err := w.pump(ctx, f.Size, func(b []byte) (int, error) { return fill(ctx, content, b) }, func(b []byte) error {
 		if size+int64(len(b)) > f.Size {
@@ -356,7 +357,7 @@ func (w *worker) all(ctx context.Context, f *File, resource int, content io.Read
 		err = errSize(f, size)
 	}
 	if err == nil && mayPoint && isPointer(head) {
-		err = pointerError(f.Name)
+		err = w.hasher.Pointers(pointerThreat(f.Name))
 	}
 	if err != nil {
 		return err

@@ -57,6 +57,6 @@ func isPointer(content []byte) bool {
 	return len(required) == 0
 }
 
-func pointerError(name string) error {
+func pointerThreat(name string) *ThreatError {
 	return &ThreatError{Code: string(LFSPointer), Threat: LFSPointer, Name: name, Reason: "is a Git LFS pointer, not the content (git lfs pull fetches that)"}
 }

@@ -67,14 +67,22 @@ func TestPointersAreRefused(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			for _, hashing := range []manifest.Hashing{{}, {ShardSize: 8}} {
 				files := []manifest.File{memory("ok", "x"), memory("a", tt.content)}
-				h := manifest.Hasher{Hashing: hashing, RefusePointers: true}
+				h := manifest.Hasher{Hashing: hashing, Pointers: func(t *manifest.ThreatError) error { return t }}
 				got, err := h.Hash(t.Context(), files)
 				if want := tt.pointer; (code(t, err) == "lfs-pointer") != want || (got == nil) != want {
 					t.Errorf("%v, %v", got, err)
 				}
-				h.RefusePointers = false
+				var named []string
+				h.Pointers = func(t *manifest.ThreatError) error {
+					named = append(named, t.Name)
+					return nil
+				}
+				if _, err := h.Hash(t.Context(), files); err != nil || len(named) == 1 != tt.pointer {
+					t.Errorf("allowed: %v, named %q", err, named)
+				}
+				h.Pointers = nil
 				if _, err := h.Hash(t.Context(), files); err != nil {
-					t.Errorf("allowed: %v", err)
+					t.Errorf("not asked for: %v", err)
 				}
 			}
 		})

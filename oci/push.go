@@ -57,6 +57,9 @@ type PushOptions struct {
 	// .txt, .xml, .yaml and .yml have their registered types, all others are
 	// application/octet-stream.
 	MediaType string
+	// Pointers decides about Git LFS pointers, as in manifest.Hasher; nil: they
+	// are refused.
+	Pointers func(*manifest.ThreatError) error
 	// Jobs is how many files are hashed or uploaded at once; 0: 4 uploads,
 	// and the default of manifest.Hasher.
 	Jobs int
@@ -109,7 +112,10 @@ func (c *Client) push(ctx context.Context, ref Reference, files []manifest.File,
 	if _, err := manifest.CheckNames(names, o.Allow); err != nil {
 		return nil, err
 	}
-	hasher := manifest.Hasher{Jobs: o.Jobs, Progress: o.Progress, RefusePointers: !o.Allow.Has(manifest.LFSPointer)}
+	hasher := manifest.Hasher{Jobs: o.Jobs, Progress: o.Progress, Pointers: o.Pointers}
+	if hasher.Pointers == nil {
+		hasher.Pointers = func(t *manifest.ThreatError) error { return t }
+	}
 	resources, err := hasher.Hash(ctx, files)
 	if err != nil {
 		return nil, err

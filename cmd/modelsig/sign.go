@@ -41,7 +41,7 @@ type signFlags struct {
 type hashFlags struct {
 	Hash      string `enum:"sha256,blake2b,blake3" default:"sha256" help:"Hash of local files (${enum})." group:"Hashing"`
 	Shards    bool   `help:"Hash local files in shards, several at once." group:"Hashing"`
-	ShardSize int64  `placeholder:"BYTES" help:"Size of a shard, and --shards. Default: 1000000000." group:"Hashing"`
+	ShardSize *int64 `placeholder:"BYTES" help:"Size of a shard, and --shards. Default: 1000000000." group:"Hashing"`
 	jobsFlag
 }
 
@@ -51,11 +51,13 @@ type jobsFlag struct {
 }
 
 func (f hashFlags) hashing() (manifest.Hashing, error) {
-	h := manifest.Hashing{Type: f.Hash, ShardSize: f.ShardSize}
+	h := manifest.Hashing{Type: f.Hash}
 	switch {
-	case f.ShardSize < 0:
-		return h, errors.New("--shard-size is negative")
-	case f.ShardSize == 0 && f.Shards:
+	case f.ShardSize != nil && *f.ShardSize <= 0:
+		return h, errors.New("--shard-size is not a number of bytes")
+	case f.ShardSize != nil:
+		h.ShardSize = *f.ShardSize
+	case f.Shards:
 		h.ShardSize = manifest.DefaultShardSize
 	}
 	return h, f.check()

@@ -9,10 +9,12 @@ import (
 )
 
 type verifySigstoreCmd struct {
-	Identity         []string `aliases:"certificate-identity" sep:"none" placeholder:"NAME" help:"Subject alternative name of the certificate, exactly; may be repeated, one is enough."`
-	IdentityProvider string   `aliases:"certificate-oidc-issuer" placeholder:"URL" help:"OIDC issuer that vouched for the identity, exactly."`
-	TrustedRoot      string   `placeholder:"FILE" help:"Sigstore's trusted root, in JSON. Nothing is fetched."`
-	Targets          []string `arg:"" optional:"" name:"target" help:"REPO:TAG, REPO@DIGEST, oci:PATH:TAG, a folder, a file, a manifest, or - for a manifest on standard input."`
+	Identity               []string `aliases:"certificate-identity" sep:"none" placeholder:"NAME" help:"Subject alternative name of the certificate, exactly; may be repeated, one is enough."`
+	IdentityProvider       string   `aliases:"certificate-oidc-issuer" placeholder:"URL" help:"OIDC issuer that vouched for the identity, exactly."`
+	IdentityRegexp         string   `aliases:"certificate-identity-regexp" placeholder:"RE" help:"Accept identities that match, as a whole."`
+	IdentityProviderRegexp string   `aliases:"certificate-oidc-issuer-regexp" placeholder:"RE" help:"Accept issuers that match, as a whole."`
+	TrustedRoot            string   `placeholder:"FILE" help:"Sigstore's trusted root, in JSON. Nothing is fetched."`
+	Targets                []string `arg:"" optional:"" name:"target" help:"REPO:TAG, REPO@DIGEST, oci:PATH:TAG, a folder, a file, a manifest, or - for a manifest on standard input."`
 }
 
 func (cmd *verifySigstoreCmd) Run(ctx context.Context, a *app, c *cli) error {
@@ -20,9 +22,9 @@ func (cmd *verifySigstoreCmd) Run(ctx context.Context, a *app, c *cli) error {
 		return err
 	}
 	switch {
-	case len(cmd.Identity) == 0:
+	case len(cmd.Identity) == 0 && cmd.IdentityRegexp == "":
 		return &hinted{errors.New("no --identity: nobody is trusted"), methodsHint}
-	case cmd.IdentityProvider == "":
+	case cmd.IdentityProvider == "" && cmd.IdentityProviderRegexp == "":
 		return errors.New("no --identity-provider: an identity means nothing without who vouched for it")
 	case cmd.TrustedRoot == "":
 		return errors.New("no --trusted-root: this version does not fetch the public one")
@@ -32,8 +34,17 @@ func (cmd *verifySigstoreCmd) Run(ctx context.Context, a *app, c *cli) error {
 		return fmt.Errorf("trusted root: %w", err)
 	}
 	var identities []modelsig.SigstoreIdentity
+	add := func(subject, expression string) {
+		identities = append(identities, modelsig.SigstoreIdentity{
+			Subject: subject, SubjectRegexp: expression,
+			Issuer: cmd.IdentityProvider, IssuerRegexp: cmd.IdentityProviderRegexp,
+		})
+	}
 	for _, subject := range cmd.Identity {
-		identities = append(identities, modelsig.SigstoreIdentity{Subject: subject, Issuer: cmd.IdentityProvider})
+		add(subject, "")
+	}
+	if cmd.IdentityRegexp != "" {
+		add("", cmd.IdentityRegexp)
 	}
 	policy, err := modelsig.SigstorePolicy(data, identities...)
 	if err != nil {

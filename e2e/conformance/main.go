@@ -6,12 +6,14 @@
 //	conformance benchmark-model --operation hash|sign|verify --model-path DIR --repeat N [flags]
 //	conformance capabilities
 //
-// METHOD is key, certificate or sigstore. Exit codes are those of modelsig: 1
+// METHOD is key, certificate or sigstore; for the last, MODELSIG_TRUSTED_ROOT
+// names the file with Sigstore's trusted root. Exit codes are those of modelsig: 1
 // for what is refused, 2 for what could not be done. capabilities and
 // benchmark-model print JSON.
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -187,7 +189,12 @@ func (o *options) policy() (policy modelsig.Policy, err error) {
 			policy, err = modelsig.CertificatePolicy(files, modelsig.CertificateOptions{})
 		}
 	case "sigstore":
-		if files, err = read(o.trustedRoot); err == nil {
+		// The suite has no flag for it, and nothing is fetched here.
+		root := cmp.Or(o.trustedRoot, os.Getenv("MODELSIG_TRUSTED_ROOT"))
+		if root == "" {
+			return policy, errors.New("method sigstore needs a trusted root: MODELSIG_TRUSTED_ROOT names the file")
+		}
+		if files, err = read(root); err == nil {
 			policy, err = modelsig.SigstorePolicy(files[0], modelsig.SigstoreIdentity{Subject: o.identity, Issuer: o.identityProvider})
 		}
 	default:
