@@ -35,7 +35,7 @@ type judge struct {
 
 	// What was read once and may be asked for by several candidates.
 	mappings map[string]mapped
-	hashed   map[manifest.Hashing]map[string]manifest.FileResources
+	hashed   map[manifest.Hashing][]manifest.FileResources // by name
 }
 
 // A finding is what one comparison came to.
@@ -462,30 +462,30 @@ func (j *judge) compareLocal(ctx context.Context, listed []manifest.FileResource
 	// Where the caller knew every sha256, digests were compared and no more.
 	j.now.hashed = hashing != (manifest.Hashing{Type: manifest.SHA256}) ||
 		slices.ContainsFunc(local.Files, func(f manifest.File) bool { return f.Digest == nil })
-	want := make(map[string]manifest.FileResources, len(listed))
-	for _, f := range listed {
-		if local.IsFile && f.Name == "." && len(local.Files) == 1 {
-			f.Name = local.Files[0].Name // as old writers call the one file
-		}
-		want[f.Name] = f
+	if local.IsFile && len(listed) == 1 && listed[0].Name == "." && len(local.Files) == 1 {
+		// As old writers call the one file.
+		listed = []manifest.FileResources{{Name: local.Files[0].Name, Size: listed[0].Size, Resources: listed[0].Resources}}
 	}
+	// A model may have a million files: they are looked up in sorted lists,
+	// which are there, and not in maps, which would be as large again.
 	var toHash []manifest.File
 	var diff manifest.Diff
 	var ignored, empty []string
 	var size int64
-	found := make(map[string]bool, len(local.Files))
-	folders := sync.OnceValue(func() map[string]bool { return foldersOf(want) })
+	found, count := make([]bool, len(listed)), 0
+	folders := sync.OnceValue(func() map[string]bool { return foldersOf(listed) })
 	for _, f := range local.Files {
-		switch w, ok := want[f.Name]; {
+		switch i, ok := findFile(listed, f.Name); {
 		case ok && f.Problem != nil:
 			return f.Problem
-		case ok && found[f.Name]:
+		case ok && found[i]:
 			return refuse(CodeFiles, "there are two files %q: only one of them can be the signed one", f.Name)
 		case ok:
-			found[f.Name] = true
+			found[i] = true
+			count++
 			size += f.Size
-			_, done := j.hashed[hashing][f.Name]
-			if resized := w.Size >= 0 && w.Size != f.Size; !done && !resized {
+			_, done := findFile(j.hashed[hashing], f.Name)
+			if resized := listed[i].Size >= 0 && listed[i].Size != f.Size; !done && !resized {
 				toHash = append(toHash, f)
 			}
 		case f.Problem != nil && folders()[f.Name]:
@@ -501,34 +501,34 @@ func (j *judge) compareLocal(ctx context.Context, listed []manifest.FileResource
 			diff.Extra = append(diff.Extra, f.Name)
 		}
 	}
-	for name := range want {
-		if !found[name] {
-			diff.Missing = append(diff.Missing, name)
-		}
-	}
-	slices.Sort(diff.Missing)
 	slices.Sort(diff.Extra)
+	slices.Sort(empty)
 	slices.Sort(ignored)
 
 	if err := j.hash(ctx, hashing, toHash); err != nil {
 		return err
 	}
-	for name := range found {
-		if !sameContent(want[name].Resources, j.hashed[hashing][name].Resources) {
-			diff.Changed = append(diff.Changed, name)
+	hashed := j.hashed[hashing]
+	for i, w := range listed {
+		if !found[i] {
+			diff.Missing = append(diff.Missing, w.Name)
+			continue
+		}
+		// What was not hashed has another size.
+		if at, ok := findFile(hashed, w.Name); !ok || !sameContent(w.Resources, hashed[at].Resources) {
+			diff.Changed = append(diff.Changed, w.Name)
 		}
 	}
-	slices.Sort(diff.Changed)
 
 	files := &j.now.files
-	files.Count, files.Bytes, files.Ignored = len(found), size, ignored
+	files.Count, files.Bytes, files.Ignored = count, size, ignored
 	extra, missing := diff.Extra, diff.Missing
 	if j.policy.IgnoreUnsignedFiles {
 		// Under shards nobody can list an empty file, so that one more would
 		// never be noticed: it counts, whatever the caller does not mind.
 		diff.Extra = empty
 	}
-	if j.policy.Subset && len(found) > 0 {
+	if j.policy.Subset && count > 0 {
 		diff.Missing = nil
 	}
 	files.Missing, files.Changed, files.Extra = missing, diff.Changed, diff.Extra
@@ -539,7 +539,7 @@ func (j *judge) compareLocal(ctx context.Context, listed []manifest.FileResource
 		j.warn("not signed: " + quoteNames(extra))
 	}
 	if len(missing) > 0 {
-		j.warn(fmt.Sprintf("a subset was verified, %d of %d files: missing: %s", len(found), len(want), quoteNames(missing)))
+		j.warn(fmt.Sprintf("a subset was verified, %d of %d files: missing: %s", count, len(listed), quoteNames(missing)))
 	}
 	return nil
 }
@@ -552,11 +552,16 @@ func sameContent(signed, found []manifest.Resource) bool {
 	})
 }
 
+// findFile looks a name up in a list that is sorted by name.
+func findFile(files []manifest.FileResources, name string) (int, bool) {
+	return slices.BinarySearchFunc(files, name, func(f manifest.FileResources, name string) int { return strings.Compare(f.Name, name) })
+}
+
 // foldersOf are the folders that have a listed file below them.
-func foldersOf(want map[string]manifest.FileResources) map[string]bool {
+func foldersOf(listed []manifest.FileResources) map[string]bool {
 	folders := make(map[string]bool)
-	for name := range want {
-		for folder := path.Dir(name); folder != "." && !folders[folder]; folder = path.Dir(folder) {
+	for i := range listed {
+		for folder := path.Dir(listed[i].Name); folder != "." && !folders[folder]; folder = path.Dir(folder) {
 			folders[folder] = true
 		}
 	}
@@ -592,14 +597,11 @@ func (j *judge) hash(ctx context.Context, hashing manifest.Hashing, files []mani
 		return err
 	}
 	if j.hashed == nil {
-		j.hashed = map[manifest.Hashing]map[string]manifest.FileResources{}
+		j.hashed = map[manifest.Hashing][]manifest.FileResources{}
 	}
-	if j.hashed[hashing] == nil {
-		j.hashed[hashing] = make(map[string]manifest.FileResources, len(got))
-	}
-	for _, f := range got {
-		j.hashed[hashing][f.Name] = f
-	}
+	all := append(j.hashed[hashing], got...)
+	slices.SortFunc(all, func(a, b manifest.FileResources) int { return strings.Compare(a.Name, b.Name) })
+	j.hashed[hashing] = all
 	return nil
 }
 
