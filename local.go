@@ -394,6 +394,20 @@ func readSignature(path string, limit int64) ([]byte, error) {
 // rename, so that the file is there whole or not at all. An existing file is
 // replaced only if it is a Sigstore bundle, or with force.
 func WriteSignature(path string, data []byte, force bool) error {
+	if err := MayWriteSignature(path, force); err != nil {
+		return err
+	}
+	return writeFile(path, data, 0o644)
+}
+
+// MayWriteSignature says why [WriteSignature] would not write, as far as can be
+// known: to be asked before a large model is hashed, or anything is attached.
+func MayWriteSignature(path string, force bool) error {
+	if info, err := os.Stat(filepath.Dir(path)); err != nil {
+		return fmt.Errorf("write %s: %w", path, bareError(err))
+	} else if !info.IsDir() {
+		return fmt.Errorf("write %s: %s is not a folder", path, filepath.Dir(path))
+	}
 	switch info, err := os.Lstat(path); {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
@@ -401,7 +415,7 @@ func WriteSignature(path string, data []byte, force bool) error {
 	case !info.Mode().IsRegular():
 		return fmt.Errorf("write %s: it exists and is not a regular file", path)
 	case !force:
-		old, err := readFile(path, int64(len(data))+referrers.MaxModelBundle)
+		old, err := readFile(path, bundle.MaxSize)
 		if err != nil {
 			return fmt.Errorf("write %s: %w", path, err)
 		}
@@ -409,7 +423,15 @@ func WriteSignature(path string, data []byte, force bool) error {
 			return fmt.Errorf("write %s: %w", path, ErrNotSignature)
 		}
 	}
-	return writeFile(path, data, 0o644)
+	return nil
+}
+
+// bareError takes the path out of an error that names it already.
+func bareError(err error) error {
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
+		return p.Err
+	}
+	return err
 }
 
 // ErrNotSignature is returned by [WriteSignature] where something that is not

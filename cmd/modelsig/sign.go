@@ -230,6 +230,11 @@ func (s *signCmd) one(ctx context.Context, a *app, client *modelsig.Client, t mo
 		file = defaultSignature
 	}
 	o.SignatureFile = file
+	if file != "" && !s.DryRun {
+		if err := mayWrite(file, s.Force); err != nil {
+			return nil, "", err
+		}
+	}
 	var sig *modelsig.Signature
 	var err error
 	switch t.Kind {
@@ -254,12 +259,18 @@ func (s *signCmd) one(ctx context.Context, a *app, client *modelsig.Client, t mo
 		part = sig.Artifact
 	}
 	if err := modelsig.WriteSignature(file, part.Bundle, s.Force); err != nil {
-		if errors.Is(err, modelsig.ErrNotSignature) {
-			err = &hinted{err, "--force replaces it"}
-		}
 		return nil, "", err
 	}
 	return sig, file, nil
+}
+
+// mayWrite asks before anything is hashed or attached.
+func mayWrite(file string, force bool) error {
+	err := modelsig.MayWriteSignature(file, force)
+	if errors.Is(err, modelsig.ErrNotSignature) {
+		err = &hinted{err, "--force replaces it"}
+	}
+	return err
 }
 
 func signAnswer(sig *modelsig.Signature, file string, dryRun bool) *answer {
