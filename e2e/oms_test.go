@@ -68,10 +68,12 @@ func TestBundlesOfOtherImplementationsVerify(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				for i, p := range c.Verify.IgnorePaths {
-					c.Verify.IgnorePaths[i] = filepath.Join(abs, p)
+				absolute := c
+				absolute.Verify.IgnorePaths = nil
+				for _, p := range c.Verify.IgnorePaths {
+					absolute.Verify.IgnorePaths = append(absolute.Verify.IgnorePaths, filepath.Join(abs, p))
 				}
-				runs(t, want, "conformance", append([]string{"verify-model", "--method", c.Method, "--model-path", abs, "--bundle", bundle}, c.flags(trusted, "--cert-chain")...)...)
+				runs(t, want, "conformance", append([]string{"verify-model", "--method", c.Method, "--model-path", abs, "--bundle", bundle}, absolute.flags(trusted, "--cert-chain")...)...)
 			}
 		})
 	}
