@@ -23,6 +23,9 @@ import (
 func (c *Client) SignDir(ctx context.Context, path string, signer Signer, o SignOptions) (result *Signature, err error) {
 	ctx, span := c.span(ctx, "Sign", "", path)
 	defer endSign(span, &result, &err)
+	if err := checkLocal(path, o); err != nil {
+		return nil, err
+	}
 	local, err := c.readDir(ctx, path, o)
 	if err != nil {
 		return nil, err
@@ -37,6 +40,9 @@ func (c *Client) SignDir(ctx context.Context, path string, signer Signer, o Sign
 func (c *Client) SignFiles(ctx context.Context, name string, files []manifest.File, signer Signer, o SignOptions) (result *Signature, err error) {
 	ctx, span := c.span(ctx, "Sign", "", name)
 	defer endSign(span, &result, &err)
+	if err := checkLocal(name, o); err != nil {
+		return nil, err
+	}
 	ignore := manifest.Ignore(o.IgnorePaths)
 	if !o.IncludeGitPaths {
 		ignore = append(manifest.GitPaths(), o.IgnorePaths...)
@@ -50,6 +56,17 @@ func (c *Client) SignFiles(ctx context.Context, name string, files []manifest.Fi
 	return local.sign(ctx, name, signer, o)
 }
 
+// checkLocal refuses what is for artifacts, before anything is read.
+func checkLocal(target string, o SignOptions) error {
+	if o.ArtifactOnly {
+		return fmt.Errorf("sign %s: an artifact signature is for artifacts in registries and layouts", target)
+	}
+	if len(o.Annotations) > 0 {
+		return fmt.Errorf("sign %s: annotations are recorded in artifact signatures, and a local model has none", target)
+	}
+	return nil
+}
+
 // A localModel is a folder or file that was hashed.
 type localModel struct {
 	name     string
@@ -60,12 +77,6 @@ type localModel struct {
 
 // sign signs what was hashed; target is what answers call it.
 func (l *localModel) sign(ctx context.Context, target string, signer Signer, o SignOptions) (*Signature, error) {
-	if o.ArtifactOnly {
-		return nil, fmt.Errorf("sign %s: an artifact signature is for artifacts in registries and layouts", target)
-	}
-	if len(o.Annotations) > 0 {
-		return nil, fmt.Errorf("sign %s: annotations are recorded in artifact signatures, and a local model has none", target)
-	}
 	sig := &Signature{Target: target, Warnings: l.warnings}
 	if err := sig.model(l.oms, l.name, nil, l.files); err != nil {
 		return nil, err
@@ -135,8 +146,8 @@ func (c *Client) readFiles(ctx context.Context, name string, files []manifest.Fi
 			return nil, err
 		}
 	}
-	pointers := &pointers{allow: o.Allow}
-	resources, err := c.hash(ctx, manifest.Hasher{Hashing: o.Hashing, Pointers: pointers.judge}, files)
+	met := &pointers{allow: o.Allow}
+	resources, err := c.hash(ctx, manifest.Hasher{Hashing: o.Hashing, Pointers: met.judge}, files)
 	if err != nil {
 		return nil, err
 	}
@@ -155,7 +166,7 @@ func (c *Client) readFiles(ctx context.Context, name string, files []manifest.Fi
 	for _, t := range stubs {
 		local.warnings = append(local.warnings, t.Error())
 	}
-	local.warnings = append(local.warnings, pointers.warnings()...)
+	local.warnings = append(local.warnings, met.warnings()...)
 	for _, t := range threats {
 		switch {
 		case t.Threat == manifest.GitFiles && t.Name == "model.sig":

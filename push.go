@@ -85,10 +85,10 @@ func (c *Client) Push(ctx context.Context, dir, ref string, o PushOptions) (*Pus
 	for _, t := range append(threats, stubs...) {
 		pushed.Warnings = append(pushed.Warnings, t.Error())
 	}
-	pointers := &pointers{allow: o.Allow}
+	met := &pointers{allow: o.Allow}
 	model, err := client.Push(ctx, r, files, oci.PushOptions{
 		MediaType: o.MediaType,
-		Pointers:  pointers.judge,
+		Pointers:  met.judge,
 		Allow:     o.Allow,
 		Jobs:      c.Jobs,
 		Progress:  c.progress(append(slices.Clone(files), files...)), // read once to hash, once to send
@@ -96,7 +96,7 @@ func (c *Client) Push(ctx context.Context, dir, ref string, o PushOptions) (*Pus
 	if err != nil {
 		return nil, err
 	}
-	pushed.Warnings = append(pushed.Warnings, pointers.warnings()...)
+	pushed.Warnings = append(pushed.Warnings, met.warnings()...)
 	pushed.Reference = model.Reference.String()
 	pushed.Pinned = pinned(model.Reference)
 	pushed.Digest = model.Manifest.Descriptor.Digest.String()
