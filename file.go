@@ -43,11 +43,8 @@ func readFile(path string, limit int64) ([]byte, error) {
 // process that is killed leaves the old file or the new one, never a half.
 func writeFile(path string, data []byte, mode os.FileMode) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*.tmp")
-	if p, ok := errors.AsType[*fs.PathError](err); ok {
-		return fmt.Errorf("write %s: %w", path, p.Err) // the temporary name says nothing
-	}
 	if err != nil {
-		return err
+		return fmt.Errorf("write %s: %w", path, bareError(err)) // the temporary name says nothing
 	}
 	defer func() {
 		if err != nil {
@@ -67,6 +64,15 @@ func writeFile(path string, data []byte, mode os.FileMode) (err error) {
 		return err
 	}
 	return os.Rename(f.Name(), path)
+}
+
+// bareError takes the path out of an error whose message names another, or
+// the same again.
+func bareError(err error) error {
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
+		return p.Err
+	}
+	return err
 }
 
 // lastSegment is the last part of a slash-separated path.

@@ -123,13 +123,12 @@ func (c *Client) readFiles(ctx context.Context, name string, files []manifest.Fi
 	if len(files) == 0 {
 		return nil, &manifest.ThreatError{Code: "no-files", Name: name, Reason: "it has no file to sign (OMS §6.1)"}
 	}
-	names := make([]string, len(files))
-	for i, f := range files {
+	for _, f := range files {
 		if f.Problem != nil {
 			return nil, f.Problem
 		}
-		names[i] = f.Name
 	}
+	names := namesOf(files)
 	// Names that are ambiguous elsewhere are no more than a warning here: the
 	// folder has exactly these files, and every OMS tool signs them.
 	threats, err := manifest.CheckNames(names, manifest.Threats())
@@ -177,6 +176,14 @@ func (c *Client) readFiles(ctx context.Context, name string, files []manifest.Fi
 		}
 	}
 	return local, nil
+}
+
+func namesOf(files []manifest.File) []string {
+	names := make([]string, len(files))
+	for i, f := range files {
+		names[i] = f.Name
+	}
+	return names
 }
 
 // pointers are the Git LFS pointers that were met while files were hashed: an
@@ -435,14 +442,6 @@ func MayWriteSignature(path string, force bool) error {
 		}
 	}
 	return nil
-}
-
-// bareError takes the path out of an error that names it already.
-func bareError(err error) error {
-	if p, ok := errors.AsType[*fs.PathError](err); ok {
-		return p.Err
-	}
-	return err
 }
 
 // ErrNotSignature is returned by [WriteSignature] where something that is not

@@ -69,11 +69,10 @@ func (c *Client) Push(ctx context.Context, dir, ref string, o PushOptions) (*Pus
 		return nil, fmt.Errorf("push %s: %w", dir, err)
 	}
 	pushed := &Pushed{Files: len(files), LeftOut: present(dir, ignore)}
-	names := make([]string, len(files))
-	for i, f := range files {
-		names[i] = f.Name
+	for _, f := range files {
 		pushed.Bytes += f.Size
 	}
+	names := namesOf(files)
 	threats, err := manifest.CheckNames(names, o.Allow)
 	if err != nil {
 		return nil, fmt.Errorf("push %s: %w", dir, err)

@@ -262,11 +262,7 @@ func (c *Client) modelStatement(m *oci.Manifest, name, repository, tag string, o
 	if o.Layout != "" && o.Layout != files.Layout {
 		return fmt.Errorf("sign %s: the layout is %q, not %q", m.Descriptor.Digest, files.Layout, o.Layout)
 	}
-	names := make([]string, len(files.Files))
-	for i, f := range files.Files {
-		names[i] = f.Name
-	}
-	stubs, err := manifest.CheckStubs(names, o.Allow)
+	stubs, err := manifest.CheckStubs(namesOf(files.Files), o.Allow)
 	if err != nil {
 		return fmt.Errorf("sign %s: %w", m.Descriptor.Digest, err)
 	}

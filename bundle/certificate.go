@@ -53,18 +53,9 @@ func ParseCertificates(data []byte) ([]*x509.Certificate, error) {
 }
 
 func parseCertificates(data []byte) ([]*x509.Certificate, error) {
-	if len(data) > maxCertificateFile {
-		return nil, fmt.Errorf("%d bytes are more than the limit of %d for a file of certificates", len(data), maxCertificateFile)
-	}
-	if len(bytes.TrimSpace(data)) == 0 {
-		return nil, errors.New("the file is empty")
-	}
-	blocks := begins(data)
-	if blocks == 0 {
-		if exactDER(data) == nil {
-			return nil, errors.New("the file is DER, not PEM")
-		}
-		return nil, errors.New("the file is not PEM")
+	blocks, err := countBlocks(data, maxCertificateFile, "a file of certificates")
+	if err != nil {
+		return nil, err
 	}
 	if blocks > maxCertificates {
 		return nil, fmt.Errorf("%d PEM blocks are more than the limit of %d", blocks, maxCertificates)

@@ -149,18 +149,9 @@ func blockName(blockType string) string {
 
 // onlyBlock returns the one PEM block of a key file. It refuses what pem.Decode would pass over: a damaged block, a second block, text behind it.
 func onlyBlock(data []byte) (*pem.Block, error) {
-	if len(data) > maxKeyFile {
-		return nil, fmt.Errorf("%d bytes are more than the limit of %d for a key file", len(data), maxKeyFile)
-	}
-	if len(bytes.TrimSpace(data)) == 0 {
-		return nil, errors.New("the file is empty")
-	}
-	blocks := begins(data)
-	if blocks == 0 {
-		if exactDER(data) == nil {
-			return nil, errors.New("the file is DER, not PEM")
-		}
-		return nil, errors.New("the file is not PEM")
+	blocks, err := countBlocks(data, maxKeyFile, "a key file")
+	if err != nil {
+		return nil, err
 	}
 	block, rest := pem.Decode(data)
 	if block != nil && block.Type == pemSEC1Parameters && blocks == 2 && begins(rest) == 1 {
@@ -180,6 +171,24 @@ func onlyBlock(data []byte) (*pem.Block, error) {
 		return nil, errors.New("the file goes on after the PEM block")
 	}
 	return block, nil
+}
+
+// countBlocks says how many PEM blocks a file begins; none is an error that says what the file is instead. what names the file for its limit.
+func countBlocks(data []byte, limit int, what string) (int, error) {
+	if len(data) > limit {
+		return 0, fmt.Errorf("%d bytes are more than the limit of %d for %s", len(data), limit, what)
+	}
+	if len(bytes.TrimSpace(data)) == 0 {
+		return 0, errors.New("the file is empty")
+	}
+	blocks := begins(data)
+	switch {
+	case blocks > 0:
+		return blocks, nil
+	case exactDER(data) == nil:
+		return 0, errors.New("the file is DER, not PEM")
+	}
+	return 0, errors.New("the file is not PEM")
 }
 
 func begins(data []byte) int { return bytes.Count(data, []byte("-----BEGIN ")) }

@@ -344,7 +344,7 @@ func (j *judge) warnUnmapped(err error) {
 // compareLayers wants the signed files and the layers' files to be the same:
 // no ignore rule ever excuses a layer (rule 8).
 func (j *judge) compareLayers(signed *manifest.Manifest, mapping *Mapping) error {
-	if !comparable(signed) {
+	if !byLayerDigest(signed) {
 		return refuse(CodeFiles, "the files are signed by their %s, and layers are known by the sha256 of the whole: they cannot be compared", hashingText(signed))
 	}
 	diff := manifest.Compare(signed.Resources, resources(mapping))
@@ -357,9 +357,9 @@ func (j *judge) compareLayers(signed *manifest.Manifest, mapping *Mapping) error
 	return nil
 }
 
-// comparable reports whether the statement calls files by what registries call
-// layers by: one sha256 of the whole.
-func comparable(signed *manifest.Manifest) bool {
+// byLayerDigest reports whether the statement calls files by what registries
+// call layers by: one sha256 of the whole.
+func byLayerDigest(signed *manifest.Manifest) bool {
 	return signed.Hashing() == manifest.Hashing{Type: manifest.SHA256}
 }
 
