@@ -6,7 +6,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -15,8 +14,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
-	"net/url"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -34,155 +31,6 @@ var (
 )
 
 func at(t time.Time) func() time.Time { return func() time.Time { return t } }
-
-// A holder has a certificate and its key.
-type holder struct {
-	cert *x509.Certificate
-	key  crypto.Signer
-}
-
-// newKey makes keys of the kind that costs least.
-func newKey(t testing.TB) crypto.Signer {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key
-}
-
-// issue makes a certificate for key: by issuer, or by itself if that is nil.
-func issue(t testing.TB, issuer *holder, key crypto.Signer, template *x509.Certificate) *holder {
-	t.Helper()
-	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 100))
-	if err != nil {
-		t.Fatal(err)
-	}
-	template.SerialNumber = serial
-	if template.NotBefore.IsZero() {
-		template.NotBefore = yearBegins
-	}
-	if template.NotAfter.IsZero() {
-		template.NotAfter = yearEnds
-	}
-	by := &holder{template, key}
-	if issuer != nil {
-		by = issuer
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, by.cert, key.Public(), by.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &holder{cert, key}
-}
-
-// ca makes a certificate that issues others.
-func ca(t testing.TB, issuer *holder, name string, edits ...func(*x509.Certificate)) *holder {
-	t.Helper()
-	return caWith(t, issuer, newKey(t), name, edits...)
-}
-
-func caWith(t testing.TB, issuer *holder, key crypto.Signer, name string, edits ...func(*x509.Certificate)) *holder {
-	t.Helper()
-	template := &x509.Certificate{
-		Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
-	}
-	for _, edit := range edits {
-		edit(template)
-	}
-	return issue(t, issuer, key, template)
-}
-
-// leafOf makes a certificate that may sign models, but for the edits.
-func leafOf(t testing.TB, issuer *holder, edits ...func(*x509.Certificate)) *holder {
-	t.Helper()
-	return leafWith(t, issuer, newKey(t), edits...)
-}
-
-func leafWith(t testing.TB, issuer *holder, key crypto.Signer, edits ...func(*x509.Certificate)) *holder {
-	t.Helper()
-	template := &x509.Certificate{
-		Subject: pkix.Name{CommonName: "release"}, BasicConstraintsValid: true,
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
-		EmailAddresses: []string{"release@example.com"},
-	}
-	for _, edit := range edits {
-		edit(template)
-	}
-	return issue(t, issuer, key, template)
-}
-
-func certs(holders ...*holder) []*x509.Certificate {
-	var list []*x509.Certificate
-	for _, h := range holders {
-		list = append(list, h.cert)
-	}
-	return list
-}
-
-// chainMaterial is verification material of a chain.
-func chainMaterial(holders ...*holder) string {
-	var list []string
-	for _, h := range holders {
-		list = append(list, `{"rawBytes":"`+base64.StdEncoding.EncodeToString(h.cert.Raw)+`"}`)
-	}
-	return `{"x509CertificateChain":{"certificates":[` + strings.Join(list, ",") + `]}}`
-}
-
-func singleMaterial(h *holder) string {
-	return `{"certificate":{"rawBytes":"` + base64.StdEncoding.EncodeToString(h.cert.Raw) + `"}}`
-}
-
-// signedBy makes a bundle with the material, properly signed by the key with the algorithm that goes with it.
-func signedBy(t testing.TB, key crypto.Signer, material string) []byte {
-	t.Helper()
-	return handMade(t, material, bundle.PayloadType, []byte(payload), signPAE(t, key, pae(bundle.PayloadType, payload)))
-}
-
-func signPAE(t testing.TB, key crypto.Signer, message string) []byte {
-	t.Helper()
-	var opts crypto.SignerOpts = crypto.SHA256
-	switch k := key.(type) {
-	case *ecdsa.PrivateKey:
-		opts = map[int]crypto.Hash{224: crypto.SHA256, 256: crypto.SHA256, 384: crypto.SHA384, 521: crypto.SHA512}[k.Params().BitSize]
-	case *rsa.PrivateKey:
-	default:
-		opts = crypto.Hash(0)
-	}
-	if hash := opts.HashFunc(); hash != 0 {
-		message = digestOf(hash, message)
-	}
-	sig, err := key.Sign(rand.Reader, []byte(message), opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return sig
-}
-
-func certificateVerifier(t testing.TB, o bundle.CertificateOptions, chain ...*holder) bundle.Verifier {
-	t.Helper()
-	if o.Now == nil {
-		o.Now = at(midYear)
-	}
-	v, err := bundle.NewCertificateVerifier(certs(chain...), o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return v
-}
-
-func uri(t testing.TB, text string) *url.URL {
-	t.Helper()
-	u, err := url.Parse(text)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return u
-}
 
 // Rule 10. Each row is a bundle that is properly signed by its leaf, and right, or wrong in one way.
 func TestCertificates(t *testing.T) {
@@ -760,43 +608,6 @@ func TestCertificateBundlesOfOtherTools(t *testing.T) {
 	if opened != 7 {
 		t.Errorf("%d certificate cases, not 7", opened)
 	}
-}
-
-// everyByte changes data at every byte and cuts it everywhere: it is refused, or says the same.
-func everyByte(t *testing.T, data []byte, v bundle.Verifier, flips ...byte) {
-	t.Helper()
-	want, err := open(data, v)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := range data {
-		for _, flip := range flips {
-			changed := bytes.Clone(data)
-			changed[i] ^= flip
-			got, err := open(changed, v)
-			if err == nil && (!bytes.Equal(got.Payload, want.Payload) || got.Proof != want.Proof) {
-				t.Fatalf("byte %d became %q: opened as %+v", i, changed[i], got)
-			}
-			if err != nil && !errors.Is(err, bundle.ErrMalformed) && !errors.Is(err, bundle.ErrUntrusted) {
-				t.Fatalf("byte %d became %q: %v", i, changed[i], err)
-			}
-		}
-		if _, err := bundle.Parse(data[:i]); !errors.Is(err, bundle.ErrMalformed) {
-			t.Fatalf("cut at %d: %v", i, err)
-		}
-		if _, err := bundle.Parse(data[i+1:]); !errors.Is(err, bundle.ErrMalformed) {
-			t.Fatalf("begun at %d: %v", i+1, err)
-		}
-	}
-}
-
-func TestEveryByteOfACertificateBundle(t *testing.T) {
-	root := ca(t, nil, "r")
-	middle := ca(t, root, "i")
-	leaf := leafOf(t, middle)
-	data := signedBy(t, leaf.key, chainMaterial(leaf, middle))
-	everyByte(t, data, certificateVerifier(t, bundle.CertificateOptions{Identity: "release@example.com"}, root), 0x01, 0x20, 0xff)
-	everyByte(t, signedBy(t, leaf.key, singleMaterial(leaf)), certificateVerifier(t, bundle.CertificateOptions{}, root, middle), 0x04)
 }
 
 // An error is one line of bounded length, whatever a certificate says (rules 26, 36).

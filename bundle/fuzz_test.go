@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"os"
@@ -167,6 +168,65 @@ func FuzzOpenCertificate(f *testing.F) {
 			return
 		}
 		if !bytes.Equal(got.Payload, want.Payload) || got.Signer != want.Signer || !got.Time.IsZero() && !got.Time.Equal(want.Time) {
+			t.Fatalf("forged: %+v", got)
+		}
+	})
+}
+
+// The parts of the material that libraries parse before anybody authenticated them: whatever they say, the payload and the signer stay, or it is a refusal.
+func FuzzSigstoreMaterial(f *testing.F) {
+	s := newFakeSigstore(f)
+	verifier := s.verifier(nil)
+	o := s.newOrder()
+	o.stamped = moment
+	honest := o.sign()
+	// One part at a time: what comes behind a wrong part is not read.
+	m := honest.Material
+	f.Add(m.Certificate.RawBytes, []byte(nil), "", []byte(nil))
+	f.Add([]byte(nil), m.Entries[0].Body, "", []byte(nil))
+	f.Add([]byte(nil), []byte(nil), m.Entries[0].Proof.Checkpoint.Envelope, []byte(nil))
+	f.Add([]byte(nil), []byte(nil), "", m.Timestamps.Tokens[0].Token)
+	for _, body := range []string{
+		`{"apiVersion":"0.0.1","kind":"dsse","spec":{"envelopeHash":{},"payloadHash":{},"signatures":[null]}}`,
+		`{"apiVersion":"0.0.1","kind":"dsse","spec":{"proposedContent":{"envelope":"{\"signatures\":[{}]}","verifiers":[null]}}}`,
+		`{"apiVersion":"0.0.2","kind":"intoto","spec":{"content":{"envelope":{"signatures":[null]},"payloadHash":null}}}`,
+		`{"apiVersion":"0.0.1","kind":"hashedrekord","spec":{"data":{},"signature":{"publicKey":null}}}`,
+		`{"apiVersion":"0.0.2","kind":"hashedrekord","spec":{"hashedRekordV002":{"signature":{"verifier":{}}}}}`,
+	} {
+		f.Add([]byte(nil), []byte(body), "", []byte(nil))
+	}
+	f.Fuzz(func(t *testing.T, certificate, body []byte, checkpoint string, token []byte) {
+		b, entry, proof := *honest, *honest.Material.Entries[0], *honest.Material.Entries[0].Proof
+		if len(certificate) > 0 {
+			b.Material.Certificate = &fakeRaw{certificate}
+		}
+		if len(body) > 0 {
+			entry.Body = body
+			var kind struct{ APIVersion, Kind string }
+			if json.Unmarshal(body, &kind) == nil {
+				entry.KindVersion = object{"kind": kind.Kind, "version": kind.APIVersion}
+			}
+		}
+		if len(checkpoint) > 0 {
+			proof.Checkpoint.Envelope = checkpoint
+		}
+		if len(token) > 0 {
+			b.Material.Timestamps.Tokens = []fakeToken{{token}}
+		}
+		entry.Proof = &proof
+		b.Material.Entries = []*fakeEntry{&entry}
+		data, err := json.Marshal(&b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := open(data, verifier)
+		if err != nil {
+			if !errors.Is(err, bundle.ErrUntrusted) && !errors.Is(err, bundle.ErrMalformed) {
+				t.Fatal(err)
+			}
+			return
+		}
+		if string(got.Payload) != o.payload || got.Signer.Subject != fakeSubject || !got.Time.Equal(o.logged) {
 			t.Fatalf("forged: %+v", got)
 		}
 	})

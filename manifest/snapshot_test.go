@@ -1,6 +1,7 @@
 package manifest_test
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
@@ -127,4 +128,42 @@ func files(t *testing.T, dir string, o manifest.OpenOptions) ([]string, error) {
 		names = append(names, r.Name)
 	}
 	return names, err
+}
+
+// A Hugging Face cache has the files as blobs, and a snapshot of links to them.
+func TestHuggingFaceCache(t *testing.T) {
+	const rev = "snapshots/0123456789abcdef0123456789abcdef01234567"
+	root := folder(t, map[string]string{"blobs/aaaa": "weights", "blobs/bbbb": "{}", "refs/main": "0123456789abcdef0123456789abcdef01234567"})
+	snapshot := filepath.Join(root, filepath.FromSlash(rev))
+	if err := os.MkdirAll(filepath.Join(snapshot, "onnx"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	link(t, "../../blobs/bbbb", filepath.Join(snapshot, "config.json"))
+	link(t, "../../../blobs/aaaa", filepath.Join(snapshot, "onnx", "model.onnx"))
+
+	if _, err := list(t, root, manifest.OpenOptions{}); code(t, err) != manifest.CodeSymlink {
+		t.Errorf("links are not allowed: %v", err)
+	}
+	if _, err := list(t, snapshot, manifest.OpenOptions{AllowSymlinks: true}); code(t, err) != manifest.CodeSymlinkOutside {
+		t.Errorf("the blobs lie outside the snapshot: %v", err)
+	}
+	d := open(t, root, manifest.OpenOptions{AllowSymlinks: true})
+	for _, size := range []int64{0, 3} {
+		files, err := d.Files(t.Context(), manifest.Ignore{"blobs", "refs"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := manifest.Hasher{Hashing: manifest.Hashing{ShardSize: size}}
+		got, err := h.Hash(t.Context(), files)
+		if err != nil {
+			t.Fatal(err)
+		}
+		grouped, err := manifest.GroupByFile(got, size)
+		if err != nil || len(grouped) != 2 || grouped[0].Name != rev+"/config.json" || grouped[1].Name != rev+"/onnx/model.onnx" {
+			t.Fatalf("%+v, %v", grouped, err)
+		}
+		if size == 0 && (!bytes.Equal(got[0].Digest, sum("{}")) || !bytes.Equal(got[1].Digest, sum("weights"))) {
+			t.Errorf("%+v", got)
+		}
+	}
 }
