@@ -253,9 +253,9 @@ func hasCode(err error, code string) bool {
 
 // usageHint knows the commonest slip: the method comes after the verb.
 func usageHint(err error) string {
-	for _, flag := range []string{"--private-key", "--public-key", "--key"} {
+	for _, flag := range []string{"--private-key", "--public-key", "--key", "--signing-certificate", "--certificate-chain"} {
 		if strings.Contains(err.Error(), "unknown flag "+flag) {
-			return "the method comes first: modelsig sign key TARGET, modelsig verify key TARGET"
+			return "the method comes first: modelsig sign key TARGET, modelsig verify certificate TARGET"
 		}
 	}
 	return "modelsig --help"
