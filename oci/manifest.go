@@ -34,8 +34,16 @@ const (
 // is accepted.
 var digestAlgorithms = map[string]bool{"sha256": true, "sha384": true, "sha512": true, "blake3": true}
 
-// mediaTypePattern is that of the image spec (RFC 6838 §4.2).
-var mediaTypePattern = regexp.MustCompile(`\A[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}\z`)
+// A media type is two names of at most maxMediaName bytes (image spec; RFC 6838
+// §4.2).
+const maxMediaName = 127
+
+var mediaName = regexp.MustCompile(`\A[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]*\z`)
+
+func isMediaType(s string) bool {
+	name, subname, _ := strings.Cut(s, "/")
+	return len(name) <= maxMediaName && len(subname) <= maxMediaName && mediaName.MatchString(name) && mediaName.MatchString(subname)
+}
 
 // A Manifest is an image manifest, with the very bytes it was parsed from.
 // The embedded ocispec.Manifest is what they say; its MediaType may be empty
@@ -224,7 +232,7 @@ func (m *Manifest) checkRaw(raw json.RawMessage, desc ocispec.Descriptor, what s
 	if size := members["size"]; size == nil || isNull(size) {
 		return refuse("missing-size", what, "it has no size")
 	}
-	if !mediaTypePattern.MatchString(desc.MediaType) {
+	if !isMediaType(desc.MediaType) {
 		return refuse("descriptor-media-type", what, "%s is not a media type", quote(desc.MediaType))
 	}
 	if embedded := members["data"]; embedded != nil {

@@ -97,7 +97,7 @@ func (c *Client) push(ctx context.Context, ref Reference, files []manifest.File,
 		return nil, errors.New("the digest of what is pushed is not chosen: name a tag only")
 	case ref.Tag == "":
 		return nil, errors.New("no tag (none is implied)")
-	case o.MediaType != "" && !mediaTypePattern.MatchString(o.MediaType):
+	case o.MediaType != "" && !isMediaType(o.MediaType):
 		return nil, fmt.Errorf("%s is not a media type", quote(o.MediaType))
 	}
 	byName := make(map[string]manifest.File, len(files))

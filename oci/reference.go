@@ -37,6 +37,10 @@ const (
 
 	// maxHost is the longest name that DNS carries (RFC 1035 §2.3.4).
 	maxHost = 253
+	// maxLabel is the longest part of it (RFC 1035 §2.3.4).
+	maxLabel = 63
+	// maxTag is the distribution spec's.
+	maxTag = 128
 	// maxRepository is what registries and clients agree on.
 	maxRepository = 255
 	// maxReference keeps hostile input from costing anything: host, repository,
@@ -47,14 +51,32 @@ const (
 var (
 	// tagPattern and repositoryPattern are those of the distribution spec,
 	// "Pulling manifests".
-	tagPattern        = regexp.MustCompile(`\A[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}\z`)
+	// Lengths are checked beside them: a bounded repeat costs milliseconds at
+	// every start.
+	tagPattern        = regexp.MustCompile(`\A[a-zA-Z0-9_][a-zA-Z0-9._-]*\z`)
 	repositoryPattern = regexp.MustCompile(`\A[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*\z`)
 	digestPattern     = regexp.MustCompile(`\Asha256:[0-9a-f]{64}\z`)
-	hostPattern       = regexp.MustCompile(`\A[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*\z`)
+	labelPattern      = regexp.MustCompile(`\A[a-z0-9]([a-z0-9-]*[a-z0-9])?\z`)
 	// A host whose last label is a number is an IPv4 address to every resolver
 	// (WHATWG URL, "ends in a number").
 	numericPattern = regexp.MustCompile(`(\A|\.)([0-9]+|0x[0-9a-f]*)\z`)
 )
+
+// isTag reports whether s is a tag.
+func isTag(s string) bool { return len(s) <= maxTag && tagPattern.MatchString(s) }
+
+// isHost reports whether s is a canonical host name (RFC 1123 §2.1).
+func isHost(s string) bool {
+	if len(s) > maxHost {
+		return false
+	}
+	for label := range strings.SplitSeq(s, ".") {
+		if len(label) > maxLabel || !labelPattern.MatchString(label) {
+			return false
+		}
+	}
+	return true
+}
 
 // ParseReference parses HOST[:PORT]/REPO[:TAG][@DIGEST], the same after oci://,
 // docker:// or https://, oci:PATH[:TAG][@DIGEST] and
@@ -118,7 +140,7 @@ func parseReference(s string) (Reference, error) {
 	}
 	path, tag, hasTag := strings.Cut(path, ":")
 	if hasTag {
-		if !tagPattern.MatchString(tag) {
+		if !isTag(tag) {
 			return Reference{}, fmt.Errorf("%s is not a valid tag", quote(tag))
 		}
 		ref.Tag = tag
@@ -171,7 +193,7 @@ func splitLayout(s string) (path, tag string, dgst digest.Digest, err error) {
 	}
 	if i := strings.LastIndexByte(path, ':'); i >= 0 {
 		switch {
-		case tagPattern.MatchString(path[i+1:]):
+		case isTag(path[i+1:]):
 			path, tag = path[:i], path[i+1:]
 		case i == len(path)-1:
 			return "", "", "", errors.New("empty tag")
@@ -187,7 +209,7 @@ func splitLayout(s string) (path, tag string, dgst digest.Digest, err error) {
 	if tag == "" {
 		// Cleaning may bring a colon to the end: "a:b/." is the path "a:b",
 		// which reads as a path and a tag, and "a:/" is "a:".
-		if i := strings.LastIndexByte(path, ':'); i >= 0 && (i == len(path)-1 || tagPattern.MatchString(path[i+1:])) {
+		if i := strings.LastIndexByte(path, ':'); i >= 0 && (i == len(path)-1 || isTag(path[i+1:])) {
 			return "", "", "", fmt.Errorf("path %s reads as a path and a tag", quote(path))
 		}
 	}
@@ -260,7 +282,7 @@ func canonicalHost(s string) (string, error) {
 			if addr, err := netip.ParseAddr(host); err != nil || !addr.Is4() || addr.String() != host {
 				return "", fmt.Errorf("host %s is not a canonical IPv4 address", quote(s))
 			}
-		} else if len(host) > maxHost || !hostPattern.MatchString(host) {
+		} else if !isHost(host) {
 			return "", fmt.Errorf("%s is not a valid host", quote(s))
 		}
 		for label := range strings.SplitSeq(host, ".") {
