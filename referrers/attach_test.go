@@ -137,12 +137,19 @@ func TestTheSecondLookComesAfterASlowWriter(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		latency time.Duration // of each request
+		watch   time.Duration // from a listing to the act; 0: nobody listed
+		before  bool          // somebody else adds an entry between them
 		other   bool          // somebody else adds an entry after our write
 		least   time.Duration
 	}{
-		{"on a quiet registry", 0, false, 150 * time.Millisecond},
-		{"where others write", 0, true, 250 * time.Millisecond},
-		{"four times as late as our own read and write", 40 * time.Millisecond, false, 4 * 80 * time.Millisecond},
+		{"on a quiet registry", 0, 0, false, false, 150 * time.Millisecond},
+		{"where others write", 0, 0, false, true, 250 * time.Millisecond},
+		{"four times as late as our own read and write", 38 * time.Millisecond, 0, false, false, 4 * 76 * time.Millisecond},
+		{"where nobody wrote for a while", 0, 250 * time.Millisecond, false, false, 60 * time.Millisecond},
+		{"where nobody wrote for a moment", 0, 249 * time.Millisecond, false, false, 150 * time.Millisecond},
+		{"where others wrote meanwhile", 0, time.Second, true, false, 250 * time.Millisecond},
+		{"where others write after a quiet while", 0, time.Second, false, true, 250 * time.Millisecond},
+		{"four times as late, though nobody wrote for a while", 38 * time.Millisecond, time.Second, false, false, 4 * 76 * time.Millisecond},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -150,30 +157,44 @@ func TestTheSecondLookComesAfterASlowWriter(t *testing.T) {
 				plain := repository(t, "registry.example.com", inProcess{handler: h})
 				subject := pushSubject(t, plain)
 				var looks []time.Time
+				add := func() {
+					index := struct {
+						SchemaVersion int               `json:"schemaVersion"`
+						MediaType     string            `json:"mediaType"`
+						Manifests     []json.RawMessage `json:"manifests"`
+					}{SchemaVersion: 2, MediaType: ocispec.MediaTypeImageIndex}
+					if old := getTag(t, plain, subject); old != nil {
+						if err := json.Unmarshal(old, &index); err != nil {
+							t.Error(err)
+						}
+					}
+					index.Manifests = append(index.Manifests, json.RawMessage(entry(ocispec.Descriptor{MediaType: "a/b", Digest: digest.FromString("other"), Size: 1}, "", "")))
+					b, err := json.Marshal(index)
+					if err != nil {
+						t.Error(err)
+					}
+					pushManifest(t, plain, ocispec.MediaTypeImageIndex, string(b), tagOf(subject))
+				}
 				tap := &tap{next: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					if kind(r) == "GET tag" {
 						looks = append(looks, time.Now())
 					}
 					h.ServeHTTP(w, r)
 					if kind(r) == "PUT tag" && tt.other {
-						var index struct {
-							SchemaVersion int               `json:"schemaVersion"`
-							MediaType     string            `json:"mediaType"`
-							Manifests     []json.RawMessage `json:"manifests"`
-						}
-						if err := json.Unmarshal(getTag(t, plain, subject), &index); err != nil {
-							t.Error(err)
-						}
-						index.Manifests = append(index.Manifests, json.RawMessage(entry(ocispec.Descriptor{MediaType: "a/b", Digest: digest.FromString("other"), Size: 1}, "", "")))
-						b, err := json.Marshal(index)
-						if err != nil {
-							t.Error(err)
-						}
-						pushManifest(t, plain, ocispec.MediaTypeImageIndex, string(b), tagOf(subject))
+						add()
 					}
 				})}
 				repo := repository(t, "registry.example.com", inProcess{handler: tap, latency: func(*http.Request) time.Duration { return tt.latency }})
-				if _, err := referrers.Attach(t.Context(), referrers.InRepository(repo), subject, attachments("a")...); err != nil {
+				store := referrers.InRepository(repo)
+				if tt.watch > 0 {
+					list(t, store, subject, referrers.Limits{})
+				}
+				if tt.before {
+					add()
+				}
+				// The manifests and blobs take their time before the index is read.
+				time.Sleep(tt.watch)
+				if _, err := referrers.Attach(t.Context(), store, subject, attachments("a")...); err != nil {
 					t.Fatal(err)
 				}
 				n := len(looks)

@@ -33,6 +33,11 @@ const (
 	// was seen to write: longer than a tool takes from read to write beside the
 	// registry, which is some milliseconds.
 	quietSettle = 150 * time.Millisecond
+	// watchedSettle is the same where the index has not changed for watchFor
+	// before we wrote: who writes now is alone and has taken that long, or
+	// began just now and is as fast as we are.
+	watchedSettle = 60 * time.Millisecond
+	watchFor      = 250 * time.Millisecond
 	// crowdedSettle is the same where others write: they are in each other's
 	// way, and slower than any of them alone.
 	crowdedSettle = 250 * time.Millisecond
@@ -46,11 +51,11 @@ const (
 	settleJitter = 10 * time.Millisecond
 
 	// staleAfter is when what was read is read again before it is written
-	// back: other writers look a second time after quietSettle.
-	staleAfter = 100 * time.Millisecond
+	// back: other writers look a second time after watchedSettle.
+	staleAfter = 40 * time.Millisecond
 	// watchEvery is how often the tag is read while our own write hangs: in
-	// time to see what a writer who ends after quietSettle leaves.
-	watchEvery = 50 * time.Millisecond
+	// time to see what a writer who ends after watchedSettle leaves.
+	watchEvery = 40 * time.Millisecond
 )
 
 // An entry is one entry of the index that can be told from others.
@@ -73,7 +78,24 @@ type update struct {
 
 	slowest time.Duration // from the start of a read to the end of its write
 	looked  bool          // the index was read once
+	watched bool          // nobody wrote for a while before this act
 	crowded bool          // somebody else was seen to write during this act
+}
+
+// A sight is what the index of a fallback tag was at one time.
+type sight struct {
+	subject digest.Digest
+	index   digest.Digest // of its bytes; "": there was none
+	at      time.Time
+}
+
+// newSight is of the index just read; nil: there is none.
+func newSight(subject digest.Digest, x *index) *sight {
+	s := &sight{subject: subject, at: time.Now()}
+	if x != nil {
+		s.index = digest.FromBytes(x.data)
+	}
+	return s
 }
 
 // addToTag adds the entries of add to the index of the fallback tag, and
@@ -170,7 +192,8 @@ func (u *update) isForeign(e entry) bool {
 func (u *update) look(ctx context.Context) (*index, []entry, error) {
 	p := &pages{source: "tag", limits: u.limits}
 	x, err := u.registry.readTag(ctx, u.subject, p)
-	if errors.Is(err, errAbsent) {
+	absent := errors.Is(err, errAbsent)
+	if absent {
 		x = new(index)
 		err = x.parse([]byte(emptyIndex))
 	}
@@ -195,6 +218,14 @@ func (u *update) look(ctx context.Context) (*index, []entry, error) {
 			u.crowded = u.crowded || u.looked && !u.has[r.Descriptor.Digest]
 			u.want(entry{r.Descriptor.Digest, jsontext.Value(r.Raw)})
 		}
+	}
+	now := newSight(u.subject, x)
+	if absent {
+		now.index = ""
+	}
+	if before := u.registry.seen.Swap(now); !u.looked && before != nil && before.subject == u.subject {
+		u.crowded = before.index != now.index
+		u.watched = !u.crowded && now.at.Sub(before.at) >= watchFor
 	}
 	u.looked = true
 	return x, missing, nil
@@ -285,8 +316,11 @@ func (u *update) kept(ctx context.Context) (bool, error) {
 // settle is the time between the two looks.
 func (u *update) settle() time.Duration {
 	least := quietSettle
-	if u.crowded {
+	switch {
+	case u.crowded:
 		least = crowdedSettle
+	case u.watched:
+		least = watchedSettle
 	}
 	return min(max(settleFactor*u.slowest, least), maxSettle) + rand.N(settleJitter)
 }

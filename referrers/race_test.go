@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,19 +23,35 @@ import (
 // Rule 39. The clock is synctest's: seconds of waiting cost nothing, and the
 // latencies are exact.
 
+// attach attaches two bundles, after it has watched the index for as long: as
+// who waits for a transparency log between listing and attaching.
+func attach(t *testing.T, repo *remote.Repository, subject ocispec.Descriptor, watch time.Duration, seed string) []ocispec.Descriptor {
+	t.Helper()
+	store := referrers.InRepository(repo)
+	if watch > 0 {
+		list(t, store, subject, referrers.Limits{})
+		time.Sleep(watch)
+	}
+	descs, err := referrers.Attach(t.Context(), store, subject, attachments(seed)...)
+	if err != nil {
+		t.Errorf("writer %s: %v", seed, err)
+	}
+	return descs
+}
+
+// watches are for how long writers watch before they write: not at all, and
+// until they are sure that nobody else is there.
+var watches = []time.Duration{0, time.Second}
+
 // attachAll attaches with one client each at once, and checks that everything
 // is listed when all have ended.
-func attachAll(t *testing.T, repos []*remote.Repository, subject ocispec.Descriptor, round int) {
+func attachAll(t *testing.T, repos []*remote.Repository, subject ocispec.Descriptor, watch time.Duration, round int) {
 	t.Helper()
 	var wg sync.WaitGroup
 	wanted := make([][]ocispec.Descriptor, len(repos))
 	for i, repo := range repos {
 		wg.Go(func() {
-			descs, err := referrers.Attach(t.Context(), referrers.InRepository(repo), subject, attachments(fmt.Sprintf("%d %d", round, i))...)
-			if err != nil {
-				t.Errorf("writer %d: %v", i, err)
-			}
-			wanted[i] = descs
+			wanted[i] = attach(t, repo, subject, watch, fmt.Sprintf("%d %d", round, i))
 		})
 	}
 	wg.Wait()
@@ -59,30 +76,32 @@ func attachAll(t *testing.T, repos []*remote.Repository, subject ocispec.Descrip
 func TestSixteenWritersAtOnceLoseNothing(t *testing.T) {
 	for _, m := range modes[2:] {
 		for _, latency := range []time.Duration{0, 2 * time.Millisecond, 20 * time.Millisecond, 150 * time.Millisecond} {
-			t.Run(fmt.Sprintf("%s, up to %v a request", m.name, latency), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
-					h := m.handler()
-					var repos []*remote.Repository
-					for range 16 {
-						repos = append(repos, repository(t, "registry.example.com", inProcess{
-							handler: h,
-							latency: func(*http.Request) time.Duration { return rand.N(latency + 1) },
-						}))
-					}
-					rounds := 6
-					if latency == 20*time.Millisecond && !testing.Short() {
-						rounds = 30
-					}
-					for round := range rounds {
-						subject := pushManifest(t, repos[0], ocispec.MediaTypeImageManifest, fmt.Sprintf(`{"schemaVersion":2,"layers":[],"annotations":{"round":"%d"}}`, round), "")
-						start := time.Now()
-						attachAll(t, repos, subject, round)
-						if d := time.Since(start); d > 20*time.Second {
-							t.Errorf("round %d took %v", round, d)
+			for _, watch := range watches {
+				t.Run(fmt.Sprintf("%s, up to %v a request, after a watch of %v", m.name, latency, watch), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						h := m.handler()
+						var repos []*remote.Repository
+						for range 16 {
+							repos = append(repos, repository(t, "registry.example.com", inProcess{
+								handler: h,
+								latency: func(*http.Request) time.Duration { return rand.N(latency + 1) },
+							}))
 						}
-					}
+						rounds := 6
+						if latency == 20*time.Millisecond && !testing.Short() {
+							rounds = 30
+						}
+						for round := range rounds {
+							subject := pushManifest(t, repos[0], ocispec.MediaTypeImageManifest, fmt.Sprintf(`{"schemaVersion":2,"layers":[],"annotations":{"round":"%d"}}`, round), "")
+							start := time.Now()
+							attachAll(t, repos, subject, watch, round)
+							if d := time.Since(start); d > 20*time.Second {
+								t.Errorf("round %d took %v", round, d)
+							}
+						}
+					})
 				})
-			})
+			}
 		}
 	}
 }
@@ -95,49 +114,48 @@ func TestSixteenWritersOverTheLoopbackLoseNothing(t *testing.T) {
 	}
 	for round := range 2 {
 		subject := pushManifest(t, repos[0], ocispec.MediaTypeImageManifest, fmt.Sprintf(`{"schemaVersion":2,"layers":[],"annotations":{"round":"%d"}}`, round), "")
-		attachAll(t, repos, subject, round)
+		attachAll(t, repos, subject, 0, round)
 	}
 }
 
 // A writer reads the index, is held up, and writes after another has written
 // and looked.
 func TestAWriterThatIsHeldUpTakesNothingAway(t *testing.T) {
-	for _, held := range []time.Duration{50 * time.Millisecond, 200 * time.Millisecond, 400 * time.Millisecond, time.Second, 10 * time.Second} {
+	for _, held := range []time.Duration{30 * time.Millisecond, 50 * time.Millisecond, 200 * time.Millisecond, 400 * time.Millisecond, time.Second, 10 * time.Second} {
 		for name, at := range map[string]string{"as it reads": "GET tag", "as it writes": "PUT tag"} {
-			t.Run(fmt.Sprintf("%v %s", held, name), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
-					h := modes[2].handler()
-					fast := repository(t, "registry.example.com", inProcess{handler: h})
-					subject := pushSubject(t, fast)
-					first := true
-					slow := &tap{next: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-						hold := kind(r) == at && first
-						if hold {
-							first = false
+			for _, watch := range watches {
+				t.Run(fmt.Sprintf("%v %s, after a watch of %v", held, name, watch), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						h := modes[2].handler()
+						fast := repository(t, "registry.example.com", inProcess{handler: h})
+						subject := pushSubject(t, fast)
+						var once, listed atomic.Bool // the one hold, and the listing before it
+						slow := &tap{next: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+							if kind(r) == "GET tag" {
+								defer listed.Store(true)
+							}
+							hold := kind(r) == at && (watch == 0 || listed.Load()) && once.CompareAndSwap(false, true)
+							if hold && at == "PUT tag" {
+								time.Sleep(held)
+							}
+							h.ServeHTTP(w, r)
+							if hold && at == "GET tag" {
+								time.Sleep(held) // the answer is old when it comes
+							}
+						})}
+						var wg sync.WaitGroup
+						wg.Go(func() {
+							attach(t, repository(t, "registry.example.com", inProcess{handler: slow}), subject, watch, "slow")
+						})
+						time.Sleep(10 * time.Millisecond) // the slow one has read
+						attach(t, fast, subject, watch, "fast")
+						wg.Wait()
+						if n := len(list(t, referrers.InRepository(fast), subject, referrers.Limits{}).Referrers); n != 4 {
+							t.Errorf("%d referrers are listed, want 4", n)
 						}
-						if hold && at == "PUT tag" {
-							time.Sleep(held)
-						}
-						h.ServeHTTP(w, r)
-						if hold && at == "GET tag" {
-							time.Sleep(held) // the answer is old when it comes
-						}
-					})}
-					var wg sync.WaitGroup
-					attach := func(repo *remote.Repository, seed string) {
-						if _, err := referrers.Attach(t.Context(), referrers.InRepository(repo), subject, attachments(seed)...); err != nil {
-							t.Error(err)
-						}
-					}
-					wg.Go(func() { attach(repository(t, "registry.example.com", inProcess{handler: slow}), "slow") })
-					time.Sleep(10 * time.Millisecond) // the slow one has read
-					attach(fast, "fast")
-					wg.Wait()
-					if n := len(list(t, referrers.InRepository(fast), subject, referrers.Limits{}).Referrers); n != 4 {
-						t.Errorf("%d referrers are listed, want 4", n)
-					}
+					})
 				})
-			})
+			}
 		}
 	}
 }

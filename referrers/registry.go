@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -46,6 +47,9 @@ var acceptManifest = strings.Join([]string{
 // registry is the Store of a repository in a registry.
 type registry struct {
 	repo *remote.Repository
+	// seen is the last index of a fallback tag that was read, nil for none: who
+	// attaches later knows whether somebody wrote meanwhile.
+	seen atomic.Pointer[sight]
 }
 
 // InRepository returns the store of a repository. Every request goes through
@@ -66,7 +70,7 @@ func InRepository(repo *remote.Repository) Store {
 	// With this oras-go leaves the fallback index to us. It fails only where
 	// the capability was set before.
 	_ = own.SetReferrersCapability(true)
-	return &registry{own}
+	return &registry{repo: own}
 }
 
 // home is where the registry is: the one origin that may see what we know.
@@ -204,7 +208,10 @@ func (r *registry) list(ctx context.Context, subject ocispec.Descriptor, l Limit
 	// does not keep referrers, or did not when they were attached; then clients
 	// wrote the tag.
 	tag := &pages{source: "tag " + fallbackTag(subject.Digest), limits: l}
-	_, tagErr := r.readTag(ctx, subject.Digest, tag)
+	x, tagErr := r.readTag(ctx, subject.Digest, tag)
+	if tagErr == nil || errors.Is(tagErr, errAbsent) {
+		r.seen.Store(newSight(subject.Digest, x))
+	}
 
 	return append(api.referrers, tag.referrers...), both(api.fault(apiErr), tag.fault(tagErr))
 }
