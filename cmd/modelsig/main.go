@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -64,9 +65,15 @@ type globalFlags struct {
 // of files stay below 96 MiB and 1 KiB a file, for a twentieth more time.
 const collectAt = 50
 
+// startAt is the room until the first collection, which comes at 16 MiB. Most
+// acts end before it, and are a fifth faster for that.
+const startAt = 400
+
 func main() {
 	if _, set := os.LookupEnv("GOGC"); !set {
-		debug.SetGCPercent(collectAt)
+		debug.SetGCPercent(startAt)
+		// The first collection finds that nobody needs these bytes, and says so.
+		runtime.AddCleanup(new([64]byte), func(percent int) { debug.SetGCPercent(percent) }, collectAt)
 	}
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
