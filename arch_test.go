@@ -61,8 +61,11 @@ var layers = map[string]layer{
 		never: []string{"oras.land", "github.com/sigstore/sigstore-go"},
 		env:   true,
 	},
+	"e2e/fakesigstore": {
+		never: []string{"oras.land", "github.com/sigstore/sigstore-go"},
+	},
 	"e2e/conformance": {
-		ours:  []string{".", "manifest"},
+		ours:  []string{".", "manifest", "bundle"},
 		never: []string{"oras.land", "github.com/sigstore"},
 		env:   true,
 	},
