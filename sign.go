@@ -401,12 +401,18 @@ func (c *Client) findOwn(ctx context.Context, s referrers.Store, model *oci.Mode
 		return !approves(r.Descriptor.Annotations[referrers.AnnotationPredicateType])
 	})
 	wanted := sig.parts()
+	var own bundle.Verifier // asked for only where there is something to open
 	for candidate := range candidates(ctx, listing) {
 		if candidate.Err != nil {
 			continue
 		}
+		if own == nil {
+			if own, err = signer.Verifier(ctx); err != nil {
+				return fmt.Errorf("sign %s: %w", model.Reference, err)
+			}
+		}
 		for _, part := range wanted {
-			if part.Referrer == "" && sameStatement(candidate.Bundle, signer, part.Statement) {
+			if part.Referrer == "" && sameStatement(candidate.Bundle, own, part.Statement) {
 				part.Referrer, part.Bundle = candidate.Referrer, candidate.Bundle
 			}
 		}
@@ -430,12 +436,12 @@ func (c *Client) findOwn(ctx context.Context, s referrers.Store, model *oci.Mode
 // statement. Statements are deterministic: the same manifest under the same
 // reading gives the same bytes. Only the tag may differ, by which a model was
 // named at the time.
-func sameStatement(data []byte, signer Signer, statement []byte) bool {
+func sameStatement(data []byte, own bundle.Verifier, statement []byte) bool {
 	b, err := bundle.Parse(data)
 	if err != nil {
 		return false
 	}
-	opened, err := b.Open(signer.Verifier())
+	opened, err := b.Open(own)
 	if err != nil {
 		return false
 	}

@@ -36,9 +36,12 @@
 //	certificate             sigstore     a short-lived certificate and an entry in a transparency log
 //
 // Method certificate is written as a chain: the leaf first, then the certificates that issued it, in order, without the root, which the verifier has and trusts (OMS §4.1, §8.2):
-// [NewCertificateVerifier] says which certificates count. A certificate without a log entry counts as method certificate. What the material says is a claim. It decides
-// whether a [Verifier] looks at the bundle at all, and selects nothing else: hints, key ids and
-// key bytes inside a bundle are never used.
+// [NewCertificateVerifier] says which certificates count. A certificate without a log entry counts as method certificate.
+//
+// Bundles of method sigstore, and no others, may also have the media types of v0.1 and v0.2 (OMS §4.1 has keys and certificates in v0.3): there a chain with a log entry
+// counts as the certificate that it begins with, and the others in it are never looked at.
+//
+// What the material says is a claim. It decides whether a [Verifier] looks at the bundle at all, and selects nothing else: hints, key ids and key bytes inside a bundle are never used.
 //
 // Beside either, timestampVerificationData may hold answers of timestamp authorities (RFC 3161), each over the bytes of the signature. They prove when it was there
 // to verifiers that trust the authority, and say nothing to all others. [WithTimestamps] asks for one.
@@ -58,6 +61,7 @@ package bundle
 
 import (
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
@@ -78,6 +82,12 @@ const (
 
 // mediaTypeParameter is the older spelling of MediaType. Both mean v0.3, whose other members are the same.
 const mediaTypeParameter = "application/vnd.dev.sigstore.bundle+json;version=0.3"
+
+// What writers had before v0.3. Both may hold a chain in place of the certificate, and v0.1 a log's promise without its proof.
+const (
+	mediaTypeV01 = "application/vnd.dev.sigstore.bundle+json;version=0.1"
+	mediaTypeV02 = "application/vnd.dev.sigstore.bundle+json;version=0.2"
+)
 
 // Methods of signing, named as the OMS tools name them.
 const (
@@ -206,7 +216,26 @@ type Claims struct {
 	Signatures  int    // of the DSSE envelope, or 1 for a message signature
 	PayloadType string // empty for a message signature
 	Payload     []byte // nil for a message signature
+
+	// Names is how many subject alternative names of any type the certificate has, and OtherNames are the URIs, mail addresses and DNS names among them
+	// beside Subject, written as [Identity] says. A Fulcio certificate has one name.
+	Names      int
+	OtherNames []string
+	// NotBefore and NotAfter are the certificate's validity; zero without a certificate that can be read.
+	NotBefore, NotAfter time.Time
+	LogEntries          []LogEntry // of transparency logs
+	Timestamps          int        // tokens of timestamp authorities
 }
+
+// A LogEntry is what a bundle says of an entry in a transparency log, authenticated by nobody.
+type LogEntry struct {
+	LogID string // in hex
+	Index int64
+	Time  time.Time // integrated time; zero where there is none, or one after the year 9999
+}
+
+// lastSecond is the last one of the year 9999, the last that RFC 3339 can write.
+const lastSecond = 253402300799
 
 // InsecureClaims reads a bundle without authenticating anything, to show it to a person. Never decide anything on it.
 // It accepts what [Parse] accepts, and also envelopes that do not have exactly one signature. Errors wrap [ErrMalformed].
@@ -226,23 +255,45 @@ func InsecureClaims(data []byte) (*Claims, error) {
 		c.Hint = k.Hint
 	}
 	if leaf := wire.leaf(); leaf != nil {
-		c.Subject, c.Issuer = insecureNames(leaf)
+		c.readCertificate(leaf)
+	}
+	for _, e := range wire.Material.LogEntries {
+		entry := LogEntry{Index: int64(e.LogIndex)}
+		if e.LogID != nil {
+			entry.LogID = hex.EncodeToString(e.LogID.KeyID)
+		}
+		if t := int64(e.IntegratedTime); t > 0 && t <= lastSecond {
+			entry.Time = time.Unix(t, 0).UTC()
+		}
+		c.LogEntries = append(c.LogEntries, entry)
+	}
+	if t := wire.Material.Timestamps; t != nil {
+		c.Timestamps = len(t.RFC3161)
 	}
 	return c, nil
 }
 
-// insecureNames returns a subject alternative name and the OIDC issuer of a certificate; empty where it has none.
-// A certificate that cannot be read has no names: whoever verifies the bundle says what is wrong with it.
-func insecureNames(der []byte) (subject, issuer string) {
+// readCertificate reads names and validity. A certificate that cannot be read has none: whoever verifies the bundle says what is wrong with it.
+func (c *Claims) readCertificate(der []byte) {
 	leaf, err := x509.ParseCertificate(der)
 	if err != nil {
-		return "", ""
+		return
 	}
+	c.NotBefore, c.NotAfter = leaf.NotBefore.UTC(), leaf.NotAfter.UTC()
+	c.Names, _ = countNames(leaf)
 	summary, err := certificate.SummarizeCertificate(leaf)
+	c.Subject, c.Issuer = summary.SubjectAlternativeName, summary.Issuer
 	if err != nil && len(leaf.DNSNames) > 0 { // the summary knows no DNS names
-		return certName{nameDNS, leaf.DNSNames[0]}.String(), ""
+		c.Subject = certName{nameDNS, leaf.DNSNames[0]}.String()
 	}
-	return summary.SubjectAlternativeName, summary.Issuer
+	shown := false // the subject, which may be there twice
+	for _, name := range namesOf(leaf) {
+		if !shown && (name.text == c.Subject || name.String() == c.Subject) {
+			shown = true
+			continue
+		}
+		c.OtherNames = append(c.OtherNames, name.String())
+	}
 }
 
 // quoteLimit bounds, in bytes, how much foreign text stands in an error, so that a log line stays a line.

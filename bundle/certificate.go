@@ -523,7 +523,7 @@ func (s *certificateSigner) Sign(ctx context.Context, payloads ...[]byte) ([]*Bu
 	return signAll(ctx, s.keypair, sign.BundleOptions{CertificateChainProvider: s}, s.verifier, payloads)
 }
 
-func (s *certificateSigner) Verifier() Verifier { return s.verifier }
+func (s *certificateSigner) Verifier(context.Context) (Verifier, error) { return s.verifier, nil }
 
 // GetCertificateChain is how sigstore-go asks for what goes into the bundle.
 func (s *certificateSigner) GetCertificateChain(context.Context, sign.Keypair, *sign.CertificateProviderOptions) ([][]byte, error) {

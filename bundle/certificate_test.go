@@ -330,7 +330,7 @@ func TestSignWithACertificate(t *testing.T) {
 					t.Fatal(err)
 				}
 				proof := bundle.Proof{Signer: bundle.Identity{Method: bundle.MethodCertificate, KeyFingerprint: key, Subject: "release@example.com"}}
-				for _, v := range []bundle.Verifier{signer.Verifier(), certificateVerifier(t, bundle.CertificateOptions{Now: time.Now}, root)} {
+				for _, v := range []bundle.Verifier{verifierOf(signer), certificateVerifier(t, bundle.CertificateOptions{Now: time.Now}, root)} {
 					got, err := open(bundles[0].JSON(), v)
 					if err != nil {
 						t.Fatal(err)
@@ -339,7 +339,7 @@ func TestSignWithACertificate(t *testing.T) {
 						t.Errorf("%s: %+v", v, got.Proof)
 					}
 				}
-				if got, err := open(bundles[1].JSON(), signer.Verifier()); err != nil || string(got.Payload) != `{}` {
+				if got, err := open(bundles[1].JSON(), verifierOf(signer)); err != nil || string(got.Payload) != `{}` {
 					t.Error(err)
 				}
 			})
@@ -364,7 +364,7 @@ func TestSignWithACertificate(t *testing.T) {
 		"another one first":                   {chainMaterial(again, leaf, middle, upper), "does not carry"},
 		"the key alone":                       {keyMaterial, "takes bundles of method certificate only, not key"},
 	} {
-		_, err := open(signedBy(t, leaf.key, tc.material), signer.Verifier())
+		_, err := open(signedBy(t, leaf.key, tc.material), verifierOf(signer))
 		if tc.says == "" && err != nil || tc.says != "" && (!errors.Is(err, bundle.ErrUntrusted) || !strings.Contains(err.Error(), tc.says)) {
 			t.Errorf("the signer's own verifier, %s: %v does not say %q", name, err, tc.says)
 		}

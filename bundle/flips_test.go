@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/modelsig/modelsig/bundle"
+	"github.com/modelsig/modelsig/e2e/fakesigstore"
 )
 
 // Whatever one byte becomes, the bundle is refused or says the same.
@@ -28,10 +29,10 @@ func TestEveryByteOfACertificateBundle(t *testing.T) {
 
 // No byte can be changed so that another payload, signer or time is proved.
 func TestEveryByteOfASigstoreBundle(t *testing.T) {
-	s := newFakeSigstore(t)
-	o := s.newOrder()
-	o.payload, o.stamped = `{}`, moment
-	if everyFewBytes(t, s.json(o.sign()), s.verifier(nil), 3) == 0 {
+	s := fakesigstore.New(t)
+	o := newOrder(s)
+	o.Payload, o.Stamped = `{}`, moment
+	if everyFewBytes(t, fakesigstore.JSON(o.Sign()), accepting(s, nil), 3) == 0 {
 		t.Error("not even a flip in the timestamp beside the log opens")
 	}
 }

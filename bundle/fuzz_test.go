@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/modelsig/modelsig/bundle"
+	"github.com/modelsig/modelsig/e2e/fakesigstore"
 )
 
 // seed adds the files of patterns to the corpus. A pattern without files is an error; only the OMS project's data may be missing as a whole.
@@ -175,11 +176,11 @@ func FuzzOpenCertificate(f *testing.F) {
 
 // The parts of the material that libraries parse before anybody authenticated them: whatever they say, the payload and the signer stay, or it is a refusal.
 func FuzzSigstoreMaterial(f *testing.F) {
-	s := newFakeSigstore(f)
-	verifier := s.verifier(nil)
-	o := s.newOrder()
-	o.stamped = moment
-	honest := o.sign()
+	s := fakesigstore.New(f)
+	verifier := accepting(s, nil)
+	o := newOrder(s)
+	o.Stamped = moment
+	honest := o.Sign()
 	// One part at a time: what comes behind a wrong part is not read.
 	m := honest.Material
 	f.Add(m.Certificate.RawBytes, []byte(nil), "", []byte(nil))
@@ -198,7 +199,7 @@ func FuzzSigstoreMaterial(f *testing.F) {
 	f.Fuzz(func(t *testing.T, certificate, body []byte, checkpoint string, token []byte) {
 		b, entry, proof := *honest, *honest.Material.Entries[0], *honest.Material.Entries[0].Proof
 		if len(certificate) > 0 {
-			b.Material.Certificate = &fakeRaw{certificate}
+			b.Material.Certificate = &fakesigstore.Raw{RawBytes: certificate}
 		}
 		if len(body) > 0 {
 			entry.Body = body
@@ -211,10 +212,10 @@ func FuzzSigstoreMaterial(f *testing.F) {
 			proof.Checkpoint.Envelope = checkpoint
 		}
 		if len(token) > 0 {
-			b.Material.Timestamps.Tokens = []fakeToken{{token}}
+			b.Material.Timestamps.Tokens = []fakesigstore.Token{{Token: token}}
 		}
 		entry.Proof = &proof
-		b.Material.Entries = []*fakeEntry{&entry}
+		b.Material.Entries = []*fakesigstore.Entry{&entry}
 		data, err := json.Marshal(&b)
 		if err != nil {
 			t.Fatal(err)
@@ -226,7 +227,7 @@ func FuzzSigstoreMaterial(f *testing.F) {
 			}
 			return
 		}
-		if string(got.Payload) != o.payload || got.Signer.Subject != fakeSubject || !got.Time.Equal(o.logged) {
+		if string(got.Payload) != o.Payload || got.Signer.Subject != fakesigstore.Subject || !got.Time.Equal(o.Logged) {
 			t.Fatalf("forged: %+v", got)
 		}
 	})

@@ -185,10 +185,12 @@ func NewKeySigner(key crypto.Signer) (Signer, error) {
 type keySigner struct{ keypair *keypair }
 
 func (s *keySigner) Sign(ctx context.Context, payloads ...[]byte) ([]*Bundle, error) {
-	return signAll(ctx, s.keypair, sign.BundleOptions{}, s.Verifier(), payloads)
+	return signAll(ctx, s.keypair, sign.BundleOptions{}, s.verifier(), payloads)
 }
 
-func (s *keySigner) Verifier() Verifier { return &keyVerifier{s.keypair.public} }
+func (s *keySigner) Verifier(context.Context) (Verifier, error) { return s.verifier(), nil }
+
+func (s *keySigner) verifier() Verifier { return &keyVerifier{s.keypair.public} }
 
 // keypair is a crypto.Signer in the form that sigstore-go signs with.
 type keypair struct {

@@ -9,8 +9,10 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/modelsig/modelsig/bundle"
+	"github.com/modelsig/modelsig/e2e/fakesigstore"
 )
 
 // A payload is held as few times as it can be: the JSON, once it is authenticated the decoded payload, and while signing the encoding of it. Design section 11.
@@ -36,12 +38,12 @@ func TestMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	within(t, "Open by another key", 0.1, size, func() error {
-		if _, err := b.Open(stranger.Verifier()); !errors.Is(err, bundle.ErrUntrusted) {
+		if _, err := b.Open(verifierOf(stranger)); !errors.Is(err, bundle.ErrUntrusted) {
 			return fmt.Errorf("opened: %v", err)
 		}
 		return nil
 	})
-	within(t, "Open", 1.1, size, func() error { _, err := b.Open(signer.Verifier()); return err })
+	within(t, "Open", 1.1, size, func() error { _, err := b.Open(verifierOf(signer)); return err })
 }
 
 // Whoever has a certificate of another root, or none for this key, costs no more than a strange key does.
@@ -82,7 +84,7 @@ func TestMemoryOfCertificates(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	within(t, "Ed25519", 2.2, size, func() error { _, err := open(bundles[0].JSON(), ed.Verifier()); return err })
+	within(t, "Ed25519", 2.2, size, func() error { _, err := open(bundles[0].JSON(), verifierOf(ed)); return err })
 	server := serve(t, func(w http.ResponseWriter, r *http.Request) { timestamps.ServeHTTP(t, w, r) })
 	p256, err := bundle.NewKeySigner(privateKey(t, "p256"))
 	if err != nil {
@@ -129,7 +131,7 @@ func BenchmarkOpen(b *testing.B) {
 	b.SetBytes(size)
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := open(data, signer.Verifier()); err != nil {
+		if _, err := open(data, verifierOf(signer)); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -138,13 +140,13 @@ func BenchmarkOpen(b *testing.B) {
 // A payload by somebody else is not copied, whatever part of the bundle he took from an honest one. Design section 11.
 func TestSigstoreMemory(t *testing.T) {
 	const size = 4 << 20
-	s, other := newFakeSigstore(t), newFakeSigstore(t)
-	verifier := s.verifier(nil)
-	large := func(edit func(o *order)) *bundle.Bundle {
-		o := s.newOrder()
-		o.payload, o.stamped = strings.Repeat(" ", size), moment
+	s, other := fakesigstore.New(t), fakesigstore.New(t)
+	verifier := accepting(s, nil)
+	large := func(edit func(o *fakesigstore.Order)) *bundle.Bundle {
+		o := newOrder(s)
+		o.Payload, o.Stamped = strings.Repeat(" ", size), moment
 		edit(o)
-		b, err := bundle.Parse(s.json(o.sign()))
+		b, err := bundle.Parse(fakesigstore.JSON(o.Sign()))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -157,19 +159,61 @@ func TestSigstoreMemory(t *testing.T) {
 			return nil
 		}
 	}
-	copied := s.newOrder().sign()
+	copied := newOrder(s).Sign()
 	copied.Envelope.Payload = make([]byte, size)
-	mallory, err := bundle.Parse(s.json(copied))
+	mallory, err := bundle.Parse(fakesigstore.JSON(copied))
 	if err != nil {
 		t.Fatal(err)
 	}
 	within(t, "Open of a copied certificate", 0.1, size, refused(mallory, "did not make this signature"))
-	within(t, "Open by a foreign authority", 0.1, size, refused(large(func(o *order) { o.fulcio = other }), "not by an authority"))
-	v1, v2 := large(func(*order) {}), large(func(o *order) { o.v2 = true })
+	within(t, "Open by a foreign authority", 0.1, size, refused(large(func(o *fakesigstore.Order) { o.Fulcio = other }), "not by an authority"))
+	v1, v2 := large(func(*fakesigstore.Order) {}), large(func(o *fakesigstore.Order) { o.V2 = true })
 	within(t, "Open of an entry of Rekor v1", 3.5, size, func() error { _, err := v1.Open(verifier); return err })
 	limit := 4.5
 	if raceDetector {
 		limit = 6
 	}
 	within(t, "Open of an entry of Rekor v2", limit, size, func() error { _, err := v2.Open(verifier); return err })
+}
+
+// Entries that anybody can add to an honest bundle cost no pass over its payload, and those that say the same cost one.
+func TestSigstoreMemoryOfManyEntries(t *testing.T) {
+	const size = 4 << 20
+	s, other := fakesigstore.New(t), fakesigstore.New(t)
+	v := accepting(s, nil)
+	o := newOrder(s)
+	o.Payload = strings.Repeat(" ", size)
+	honest := o.Sign()
+	again := func(edit func(o *fakesigstore.Order)) *fakesigstore.Entry {
+		again := *o
+		edit(&again)
+		return renamed(again.Entry(certificate(t, honest), honest.Envelope.Signatures[0].Sig), s)
+	}
+	// As Rekor v2 writes checkpoints, and in no log at all.
+	v1 := again(func(o *fakesigstore.Order) { o.Rekor, o.Logged = other, time.Time{} })
+	v1.Proof.Checkpoint.Envelope = other.Checkpoint(fakesigstore.Host, 2, v1.Proof.RootHash)
+	for name, tt := range map[string]struct {
+		entry *fakesigstore.Entry
+		limit float64 // a pass for the honest entry, one for another that is in the log, and 63 entries of a few KiB
+	}{
+		"forged entries":                         {again(func(o *fakesigstore.Order) { o.Rekor = other }), 6},
+		"forged entries of v2":                   {again(func(o *fakesigstore.Order) { o.Rekor, o.V2 = other, true }), 6},
+		"forged entries with a checkpoint of v2": {v1, 6},
+		"entries logged when it was too late":    {again(func(o *fakesigstore.Order) { o.Logged = moment.Add(time.Hour) }), 6},
+		"the same entry of another time":         {again(func(o *fakesigstore.Order) { o.Logged = moment }), 8},
+		"the same entry without a promise":       {again(func(o *fakesigstore.Order) { o.Logged = time.Time{} }), 8},
+		"the same entry of v2":                   {again(func(o *fakesigstore.Order) { o.V2 = true }), 12},
+	} {
+		b := *honest
+		b.Material.Entries = nil
+		for range 63 {
+			b.Material.Entries = append(b.Material.Entries, tt.entry)
+		}
+		b.Material.Entries = append(b.Material.Entries, honest.Material.Entries...)
+		parsed, err := bundle.Parse(fakesigstore.JSON(&b))
+		if err != nil {
+			t.Fatal(err)
+		}
+		within(t, name, tt.limit, size, func() error { _, err := parsed.Open(v); return err })
+	}
 }

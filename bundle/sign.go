@@ -18,8 +18,8 @@ type Signer interface {
 	// Sign signs each payload, as type [PayloadType], with one key or certificate. Each bundle is parsed and opened
 	// with the signer's own verifier before any is returned. It returns as many bundles as there are payloads, or an error.
 	Sign(ctx context.Context, payloads ...[]byte) ([]*Bundle, error)
-	// Verifier accepts exactly this signer.
-	Verifier() Verifier
+	// Verifier accepts exactly this signer. One whose certificate is still to be issued (see [NewSigstoreSigner]) asks for it now: hence the context and the error.
+	Verifier(ctx context.Context) (Verifier, error)
 }
 
 // signAll signs payloads one by one and checks each result. material says what goes into a bundle beside the signature; empty: the key's hint.
@@ -36,6 +36,15 @@ func signAll(ctx context.Context, keypair sign.Keypair, material sign.BundleOpti
 }
 
 func signOne(ctx context.Context, keypair sign.Keypair, material sign.BundleOptions, verifier Verifier, payload []byte) (*Bundle, error) {
+	signed, err := envelope(ctx, keypair, material, payload)
+	if err != nil {
+		return nil, err
+	}
+	return checked(signed, verifier)
+}
+
+// envelope signs a payload and puts material beside it.
+func envelope(ctx context.Context, keypair sign.Keypair, material sign.BundleOptions, payload []byte) (*protobundle.Bundle, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -46,10 +55,11 @@ func signOne(ctx context.Context, keypair sign.Keypair, material sign.BundleOpti
 		return nil, fmt.Errorf("a payload of %d bytes does not fit a bundle of %d bytes", len(payload), MaxSize)
 	}
 	material.Context = ctx
-	signed, err := sign.Bundle(&statement{sign.DSSEData{Data: payload, PayloadType: PayloadType}}, keypair, material)
-	if err != nil {
-		return nil, err
-	}
+	return sign.Bundle(&statement{sign.DSSEData{Data: payload, PayloadType: PayloadType}}, keypair, material)
+}
+
+// checked writes a bundle, and opens what it wrote.
+func checked(signed *protobundle.Bundle, verifier Verifier) (*Bundle, error) {
 	data, err := marshal(signed)
 	if err != nil {
 		return nil, err

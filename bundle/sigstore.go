@@ -10,18 +10,13 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"time"
 
-	"github.com/secure-systems-lab/go-securesystemslib/dsse"
-	protocommon "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
-	protorekor "github.com/sigstore/protobuf-specs/gen/pb-go/rekor/v1"
-	sigbundle "github.com/sigstore/sigstore-go/pkg/bundle"
-	"github.com/sigstore/sigstore-go/pkg/fulcio/certificate"
+	prototrustroot "github.com/sigstore/protobuf-specs/gen/pb-go/trustroot/v1"
 	"github.com/sigstore/sigstore-go/pkg/root"
-	"github.com/sigstore/sigstore-go/pkg/tlog"
 	"github.com/sigstore/sigstore-go/pkg/verify"
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
 	"github.com/sigstore/sigstore/pkg/signature"
+	"google.golang.org/protobuf/proto"
 )
 
 // maxTrustedRoot is the largest trusted root in bytes of JSON. The public one has 7 KiB, and grows by less than 1 KiB for each new log or authority.
@@ -35,12 +30,22 @@ type TrustedRoot struct {
 
 // ParseTrustedRoot reads the JSON of a Sigstore trusted root (sigstore_trustroot.proto, media type version 0.1), of at most 1 MiB.
 // A root without a certificate authority or without a transparency log is an error: it would trust nobody, or anybody whom no log has seen.
+// So are two logs of one id that differ in anything: one key, one time of validity or the other would be dropped unseen.
 // Where it lists certificate logs, every certificate must have been in one of them. Nothing is fetched.
 func ParseTrustedRoot(json []byte) (*TrustedRoot, error) {
 	if len(json) > maxTrustedRoot {
 		return nil, fmt.Errorf("parse trusted root: %d bytes are more than the limit of %d", len(json), maxTrustedRoot)
 	}
-	material, err := root.NewTrustedRootFromJSON(json)
+	wire, err := root.NewTrustedRootProtobuf(json)
+	if err != nil {
+		return nil, fmt.Errorf("parse trusted root: %s", quote(err.Error()))
+	}
+	return newTrustedRoot(wire)
+}
+
+// newTrustedRoot refuses a root that would trust nobody, or anybody whom no log has seen, or that can be read in two ways.
+func newTrustedRoot(wire *prototrustroot.TrustedRoot) (*TrustedRoot, error) {
+	material, err := root.NewTrustedRootFromProtobuf(wire)
 	if err != nil {
 		return nil, fmt.Errorf("parse trusted root: %s", quote(err.Error()))
 	}
@@ -50,7 +55,25 @@ func ParseTrustedRoot(json []byte) (*TrustedRoot, error) {
 	if len(material.RekorLogs()) == 0 {
 		return nil, errors.New("parse trusted root: it has no transparency log")
 	}
+	for _, logs := range [][]*prototrustroot.TransparencyLogInstance{wire.GetTlogs(), wire.GetCtlogs()} {
+		if err := checkLogs(logs); err != nil {
+			return nil, fmt.Errorf("parse trusted root: %w", err)
+		}
+	}
 	return &TrustedRoot{material: material}, nil
+}
+
+// checkLogs refuses two logs of one id, of which sigstore-go keeps the last. The same log written twice is one.
+func checkLogs(logs []*prototrustroot.TransparencyLogInstance) error {
+	seen := make(map[string]*prototrustroot.TransparencyLogInstance)
+	for _, log := range logs {
+		id := string(log.GetLogId().GetKeyId())
+		if other := seen[id]; other != nil && !proto.Equal(other, log) {
+			return fmt.Errorf("it has two logs of id %x that differ", clip(id))
+		}
+		seen[id] = log
+	}
+	return nil
 }
 
 // A SigstoreIdentity says who must have signed: a subject and the issuer that vouched for it, each either exactly or by a regular expression.
@@ -63,16 +86,37 @@ type SigstoreIdentity struct {
 	Issuer string
 	// IssuerRegexp, in place of Issuer, must match the whole of the issuer.
 	IssuerRegexp string
+
+	// The claims below narrow whom subject and issuer accept, and replace neither: a reusable workflow is the subject of whoever calls it.
+	// Each is demanded exactly; "" demands nothing. A certificate without a demanded claim is refused. The numbers are Fulcio's extensions, below
+	// 1.3.6.1.4.1.57264.1; of certificates older than one of them, the deprecated GitHub extension counts in its place.
+
+	// SourceRepository is the repository that was built (12; else 5): its URI, or without "://" the URI's whole path on any host of the issuer, owner/name.
+	// The deprecated extension has no host: it is a URI of github.com where github.com's issuer vouched for it, else owner/name alone.
+	SourceRepository string
+	// SourceRef is the git ref that was built (14; else 6): `refs/heads/main`.
+	SourceRef string
+	// BuildSigner is the URI of the build instructions that signed (9): of the reusable workflow where one signed.
+	BuildSigner string
+	// BuildTrigger is the event that began the build (20; else 2): `push`.
+	BuildTrigger string
 }
 
 // NewSigstoreVerifier accepts bundles of method sigstore that identity signed. The bundle must hold all of this, by the keys of one trusted root:
 //
-//   - a certificate for identity, issued by an authority, with a signed certificate timestamp where the root lists certificate logs;
-//   - an entry for this signature in a transparency log, with its inclusion proof;
-//   - a time at which the certificate was valid, proved by that log or by a timestamp authority. The time of verification is no such time.
+//   - a certificate for identity, which names nobody else, issued by an authority, with a signed certificate timestamp where the root lists certificate logs;
+//   - an entry for this signature in a transparency log, with its inclusion proof; a promise beside it must hold, too. In bundles of v0.1, which were
+//     made before logs gave proofs at once, the promise suffices; in all others it does not;
+//   - a time at which the certificate was valid, proved by that entry's promise or by a timestamp authority. The time of verification is no such time.
+//
+// Every key must be valid, by the root, when it was used: the authority's at the proved time, a certificate log's and a timestamp authority's at the time that each signed,
+// and a transparency log's at the time that the entry promises, else at the timestamp's.
+//
+// More evidence does not harm. Each log entry and each timestamp is judged by itself: one good entry and one good time suffice, and what does not count is passed over,
+// be it broken, by a stranger, about another signature, twice there, or of a time when the certificate was not valid. Of entries that prove the signature the first 8 of different logs or times are heeded.
 //
 // A root that lists the certificate logs of one authority beside another authority that has none asks for a timestamp of both: take two roots and two verifiers.
-// The proved time is the log's where the log proves one, else that of the earliest timestamp. Nothing is fetched.
+// The proved time is the earliest good one of a log where a log proves one, else that of the earliest good timestamp. Nothing is fetched.
 // These are errors: a nil or zero root, no subject, no issuer, a value and a regular expression for one of them, and two regular expressions that match anybody.
 func NewSigstoreVerifier(root *TrustedRoot, identity SigstoreIdentity) (Verifier, error) {
 	if root == nil || root.material == nil {
@@ -89,11 +133,7 @@ func NewSigstoreVerifier(root *TrustedRoot, identity SigstoreIdentity) (Verifier
 	if subject.match(nobody) && issuer.match(nobody) {
 		return nil, errors.New("verify with sigstore: the regular expressions of subject and issuer match anybody")
 	}
-	verifier, err := verify.NewVerifier(root.material, verify.WithTransparencyLog(1), verify.WithObserverTimestamps(1))
-	if err != nil {
-		return nil, fmt.Errorf("verify with sigstore: %w", err)
-	}
-	return &sigstoreVerifier{material: root.material, verifier: verifier, subject: subject, issuer: issuer}, nil
+	return &sigstoreVerifier{material: root.material, subject: subject, issuer: issuer, identity: identity}, nil
 }
 
 // nobody is no subject and no issuer. What matches it matches anything.
@@ -141,12 +181,12 @@ func (m matcher) String() string {
 
 type sigstoreVerifier struct {
 	material        *root.TrustedRoot
-	verifier        *verify.Verifier
 	subject, issuer matcher
+	identity        SigstoreIdentity // for its claims
 }
 
 func (v *sigstoreVerifier) String() string {
-	return fmt.Sprintf("sigstore %s of issuer %s", v.subject, v.issuer)
+	return fmt.Sprintf("sigstore %s of issuer %s%s", v.subject, v.issuer, v.identity.claims())
 }
 
 // open takes the steps of sigstore-go's Verify one by one, in an order of its own: certificate and signature come first, over the payload where it lies,
@@ -159,7 +199,7 @@ func (v *sigstoreVerifier) open(b *Bundle) (Proof, error) {
 	default:
 		return Proof{}, fmt.Errorf("takes bundles of method %s only, not %s (OMS §4.1)", MethodSigstore, m)
 	}
-	leaf, err := x509.ParseCertificate(b.wire.Material.Certificate.RawBytes)
+	leaf, err := x509.ParseCertificate(b.wire.leaf())
 	if err != nil {
 		return Proof{}, fmt.Errorf("the certificate cannot be read: %s", quote(err.Error()))
 	}
@@ -170,55 +210,33 @@ func (v *sigstoreVerifier) open(b *Bundle) (Proof, error) {
 	if err := checkPayload(leaf, b.wire.Envelope); err != nil {
 		return Proof{}, err
 	}
-	e, err := newEntity(leaf, &b.wire)
+	e := newEntity(leaf, b.wire.Envelope)
+	entries, err := v.provedEntries(e, &b.wire)
 	if err != nil {
 		return Proof{}, err
-	}
-	logged, err := v.verifier.VerifyTransparencyLogInclusion(e)
-	if err != nil {
-		if err := e.checkTimes(); err != nil {
-			return Proof{}, err
-		}
-		return Proof{}, fmt.Errorf("no transparency log of the trusted root proves the signature: %s", quote(err.Error()))
-	}
-	if err := e.checkEntries(); err != nil {
-		return Proof{}, err
-	}
-	times, err := v.verifier.VerifyObserverTimestamps(e, logged)
-	if err != nil {
-		return Proof{}, fmt.Errorf("nobody proves when the signature was made: %s", quote(err.Error()))
-	}
-	for _, t := range times {
-		if _, err := verify.VerifyLeafCertificate(t.Timestamp, leaf, v.material); err != nil {
-			return Proof{}, notValidAt(leaf, t.Timestamp)
-		}
 	}
 	proof := Proof{Signer: signer}
-	// A token can be taken off a bundle, and its log entry cannot: the log's time is the one that stays.
-	if len(logged) > 0 {
-		proof.Time, proof.TimeSource = earliest(logged), TimeLog
-	} else {
-		proof.Time, proof.TimeSource = earliest(times), TimeTimestamp
+	proof.Time, proof.TimeSource, err = v.provedTime(e, entries, b.wire.Material.Timestamps)
+	if err != nil {
+		return Proof{}, err
 	}
 	return proof, nil
 }
 
 // checkCertificate says whom a certificate is for. It checks all but the time at which it was used.
 func (v *sigstoreVerifier) checkCertificate(leaf *x509.Certificate) (Identity, error) {
-	names, err := certificate.SummarizeCertificate(leaf)
+	names, err := readNames(leaf)
 	if err != nil {
-		return Identity{}, fmt.Errorf("the certificate names no signer: %s", quote(err.Error()))
-	}
-	if names.Issuer == "" {
-		return Identity{}, errors.New("the certificate names no issuer")
+		return Identity{}, err
 	}
 	var wrong []string
-	if !v.subject.match(names.SubjectAlternativeName) {
-		wrong = append(wrong, fmt.Sprintf("the certificate is for %s, not %s", quote(names.SubjectAlternativeName), v.subject))
+	if !v.subject.match(names.subject) {
+		wrong = append(wrong, fmt.Sprintf("the certificate is for %s, not %s", quote(names.subject), v.subject))
 	}
-	if !v.issuer.match(names.Issuer) {
-		wrong = append(wrong, fmt.Sprintf("its issuer is %s, not %s", quote(names.Issuer), v.issuer))
+	if !v.issuer.match(names.issuer) {
+		wrong = append(wrong, fmt.Sprintf("its issuer is %s, not %s", quote(names.issuer), v.issuer))
 	}
+	wrong = append(wrong, v.identity.checkClaims(names)...)
 	if len(wrong) > 0 {
 		return Identity{}, errors.New(strings.Join(wrong, ", "))
 	}
@@ -241,7 +259,7 @@ func (v *sigstoreVerifier) checkCertificate(leaf *x509.Certificate) (Identity, e
 			return Identity{}, fmt.Errorf("the certificate was in no certificate log of the trusted root: %s", quote(err.Error()))
 		}
 	}
-	return Identity{Method: MethodSigstore, Subject: names.SubjectAlternativeName, Issuer: names.Issuer}, nil
+	return Identity{Method: MethodSigstore, Subject: names.subject, Issuer: names.issuer}, nil
 }
 
 // checkPayload checks the signature with the hash that goes with the certificate's key. The payload is canonical base64, as Parse has seen to,
@@ -258,108 +276,4 @@ func checkPayload(leaf *x509.Certificate, envelope *wireEnvelope) error {
 		return errors.New("the certificate's key did not make this signature")
 	}
 	return nil
-}
-
-// entity shows a bundle to sigstore-go. It is made from what Parse read: sigstore-go never reads the JSON again.
-type entity struct {
-	verify.BaseSignedEntity
-	leaf     *x509.Certificate
-	envelope *sigbundle.Envelope
-	sig      []byte
-	entries  []*tlog.Entry
-	tokens   [][]byte
-}
-
-func newEntity(leaf *x509.Certificate, w *wireBundle) (*entity, error) {
-	sig := w.Envelope.Signatures[0].Sig
-	e := &entity{leaf: leaf, sig: sig, envelope: &sigbundle.Envelope{Envelope: &dsse.Envelope{
-		PayloadType: w.Envelope.PayloadType,
-		Payload:     string(w.Envelope.Payload.text),
-		Signatures:  []dsse.Signature{{Sig: base64.StdEncoding.EncodeToString(sig)}},
-	}}}
-	for i := range w.Material.LogEntries {
-		if w.Material.LogEntries[i].InclusionProof == nil {
-			return nil, errors.New("a log entry has no inclusion proof, which bundles have since v0.2")
-		}
-		entry, err := tlog.ParseTransparencyLogEntry(w.Material.LogEntries[i].proto())
-		if err != nil {
-			return nil, fmt.Errorf("a log entry cannot be read: %s", quote(err.Error()))
-		}
-		e.entries = append(e.entries, entry)
-	}
-	if t := w.Material.Timestamps; t != nil {
-		for _, token := range t.RFC3161 {
-			e.tokens = append(e.tokens, token.SignedTimestamp)
-		}
-	}
-	return e, nil
-}
-
-func (e *entity) VerificationContent() (verify.VerificationContent, error) {
-	return sigbundle.NewCertificate(e.leaf), nil
-}
-func (e *entity) SignatureContent() (verify.SignatureContent, error) { return e.envelope, nil }
-func (e *entity) TlogEntries() ([]*tlog.Entry, error)                { return e.entries, nil }
-func (e *entity) Timestamps() ([][]byte, error)                      { return e.tokens, nil }
-
-// checkEntries wants each entry in the form of Rekor v2 to be about this signature and certificate, field by field and whatever its checkpoint looks like.
-func (e *entity) checkEntries() error {
-	for _, entry := range e.entries {
-		if !entry.IsRekorV2() {
-			continue
-		}
-		certificate, ok := entry.PublicKey().(*x509.Certificate)
-		if !ok || !certificate.Equal(e.leaf) || !bytes.Equal(entry.Signature(), e.sig) {
-			return errors.New("a log entry is about another signature")
-		}
-	}
-	return nil
-}
-
-// checkTimes says which entry, if any, claims a time when the certificate was not valid.
-func (e *entity) checkTimes() error {
-	for _, entry := range e.entries {
-		if t := entry.IntegratedTime(); !t.IsZero() && (t.Before(e.leaf.NotBefore) || t.After(e.leaf.NotAfter)) {
-			return notValidAt(e.leaf, t)
-		}
-	}
-	return nil
-}
-
-// proto is the entry as sigstore-go takes it, member by member.
-func (e *wireLogEntry) proto() *protorekor.TransparencyLogEntry {
-	p := &protorekor.TransparencyLogEntry{
-		LogIndex:          int64(e.LogIndex),
-		IntegratedTime:    int64(e.IntegratedTime),
-		CanonicalizedBody: e.CanonicalizedBody,
-	}
-	if id := e.LogID; id != nil {
-		p.LogId = &protocommon.LogId{KeyId: id.KeyID}
-	}
-	if k := e.KindVersion; k != nil {
-		p.KindVersion = &protorekor.KindVersion{Kind: k.Kind, Version: k.Version}
-	}
-	if s := e.InclusionPromise; s != nil {
-		p.InclusionPromise = &protorekor.InclusionPromise{SignedEntryTimestamp: s.SignedEntryTimestamp}
-	}
-	if i := e.InclusionProof; i != nil {
-		p.InclusionProof = &protorekor.InclusionProof{LogIndex: int64(i.LogIndex), RootHash: i.RootHash, TreeSize: int64(i.TreeSize)}
-		for _, h := range i.Hashes {
-			p.InclusionProof.Hashes = append(p.InclusionProof.Hashes, h)
-		}
-		if c := i.Checkpoint; c != nil {
-			p.InclusionProof.Checkpoint = &protorekor.Checkpoint{Envelope: c.Envelope}
-		}
-	}
-	return p
-}
-
-// earliest returns the first of at least one times.
-func earliest(times []verify.TimestampVerificationResult) time.Time {
-	return slices.MinFunc(times, func(a, b verify.TimestampVerificationResult) int { return a.Timestamp.Compare(b.Timestamp) }).Timestamp.UTC()
-}
-
-func notValidAt(leaf *x509.Certificate, t time.Time) error {
-	stamp := func(t time.Time) string { return t.UTC().Format(time.RFC3339) }
-	return fmt.Errorf("the certificate, of %s to %s, was not valid when the signature was made, at %s", stamp(leaf.NotBefore), stamp(leaf.NotAfter), stamp(t))
 }

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/modelsig/modelsig/bundle"
+	"github.com/modelsig/modelsig/e2e/fakesigstore"
 	sigbundle "github.com/sigstore/sigstore-go/pkg/bundle"
 	"github.com/sigstore/sigstore-go/pkg/root"
 	"github.com/sigstore/sigstore-go/pkg/verify"
@@ -69,7 +70,7 @@ func TestSigstoreBundlesOfOtherTools(t *testing.T) {
 				_, err := open(data, publicGood(t, other))
 				wantUntrusted(t, err, want.Subject, other.Subject, other.Issuer)
 			}
-			other, err := bundle.ParseTrustedRoot(newFakeSigstore(t).trustedRoot(nil))
+			other, err := bundle.ParseTrustedRoot(fakesigstore.New(t).TrustedRoot(nil))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -124,73 +125,95 @@ func wantUntrusted(t *testing.T, err error, parts ...string) {
 }
 
 func TestSigstoreOpens(t *testing.T) {
-	s, other := newFakeSigstore(t), newFakeSigstore(t)
+	s, other := fakesigstore.New(t), fakesigstore.New(t)
 	for _, tt := range []struct {
 		name   string
-		order  func(o *order)
-		bundle func(o *order, b *fakeBundle)
+		order  func(o *fakesigstore.Order)
+		bundle func(o *fakesigstore.Order, b *fakesigstore.Bundle)
 		root   func(root object)
 		time   time.Duration // after moment
 		source string
 	}{
 		{"an entry of Rekor v1 with a promise, the certificate long ended", nil, nil, nil, 2 * time.Minute, bundle.TimeLog},
-		{"the log's time counts where a timestamp is earlier", func(o *order) { o.stamped = moment.Add(time.Minute) }, nil, nil, 2 * time.Minute, bundle.TimeLog},
-		{"an entry of Rekor v1 without a promise, and a timestamp", func(o *order) { o.logged, o.stamped = time.Time{}, moment.Add(time.Minute) }, nil, nil, time.Minute, bundle.TimeTimestamp},
-		{"an entry of Rekor v2 and a timestamp", func(o *order) { o.v2, o.stamped = true, moment.Add(time.Minute) }, nil, nil, time.Minute, bundle.TimeTimestamp},
-		{"the first second of the certificate", func(o *order) { o.logged = o.from }, nil, nil, 0, bundle.TimeLog},
-		{"the last second of the certificate", func(o *order) { o.logged = o.from.Add(10 * time.Minute) }, nil, nil, 10 * time.Minute, bundle.TimeLog},
+		{"the log's time counts where a timestamp is earlier", func(o *fakesigstore.Order) { o.Stamped = moment.Add(time.Minute) }, nil, nil, 2 * time.Minute, bundle.TimeLog},
+		{"an entry of Rekor v1 without a promise, and a timestamp", func(o *fakesigstore.Order) { o.Logged, o.Stamped = time.Time{}, moment.Add(time.Minute) }, nil, nil, time.Minute, bundle.TimeTimestamp},
+		{"an entry of Rekor v2 and a timestamp", func(o *fakesigstore.Order) { o.V2, o.Stamped = true, moment.Add(time.Minute) }, nil, nil, time.Minute, bundle.TimeTimestamp},
+		{"the first second of the certificate", func(o *fakesigstore.Order) { o.Logged = o.From }, nil, nil, 0, bundle.TimeLog},
+		{"the last second of the certificate", func(o *fakesigstore.Order) { o.Logged = o.From.Add(10 * time.Minute) }, nil, nil, 10 * time.Minute, bundle.TimeLog},
 		{
-			"no certificate timestamp, and the root lists no certificate log", func(o *order) { o.sct = false }, nil,
+			"no certificate timestamp, and the root lists no certificate log", func(o *fakesigstore.Order) { o.SCT = false }, nil,
 			func(root object) { delete(root, "ctlogs") }, 2 * time.Minute, bundle.TimeLog,
 		},
 		{
-			"no timestamp authority in the root, and the log proves the time", func(o *order) { o.stamped = moment }, nil,
+			"no timestamp authority in the root, and the log proves the time", func(o *fakesigstore.Order) { o.Stamped = moment }, nil,
 			func(root object) { delete(root, "timestampAuthorities") }, 2 * time.Minute, bundle.TimeLog,
 		},
-		{"a timestamp by a stranger beside the log's time", func(o *order) { o.tsa, o.stamped = other, moment.Add(time.Hour) }, nil, nil, 2 * time.Minute, bundle.TimeLog},
-		{"an entry in a stranger's log beside the trusted one", nil, func(o *order, b *fakeBundle) {
-			o.rekor, o.logged = other, moment.Add(time.Minute)
-			b.Material.Entries = append([]*fakeEntry{o.entry(certificate(t, b), b.Envelope.Signatures[0].Sig)}, b.Material.Entries...)
+		{"a timestamp by a stranger beside the log's time", func(o *fakesigstore.Order) { o.TSA, o.Stamped = other, moment.Add(time.Hour) }, nil, nil, 2 * time.Minute, bundle.TimeLog},
+		{"an entry in a stranger's log beside the trusted one", nil, func(o *fakesigstore.Order, b *fakesigstore.Bundle) {
+			o.Rekor, o.Logged = other, moment.Add(time.Minute)
+			b.Material.Entries = append([]*fakesigstore.Entry{o.Entry(certificate(t, b), b.Envelope.Signatures[0].Sig)}, b.Material.Entries...)
 		}, nil, 2 * time.Minute, bundle.TimeLog},
 		{"an authority that began when the certificate had", nil, nil, func(root object) {
 			root["certificateAuthorities"].([]object)[0]["validFor"] = object{"start": moment.Add(time.Minute)}
 		}, 2 * time.Minute, bundle.TimeLog},
 		{"two authorities and two logs in the root", nil, nil, func(root object) { join(root, other) }, 2 * time.Minute, bundle.TimeLog},
-		{"a key on P-384", func(o *order) {
+		{"a key on P-384", func(o *fakesigstore.Order) {
 			key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
 			if err != nil {
 				t.Fatal(err)
 			}
-			o.key, o.hash = key, crypto.SHA384
+			o.Key, o.Hash = key, crypto.SHA384
 		}, nil, nil, 2 * time.Minute, bundle.TimeLog},
-		{"a payload that is no JSON", func(o *order) { o.payload = "\x00<>" }, nil, nil, 2 * time.Minute, bundle.TimeLog},
-		{"the other spelling of the media type", nil, func(_ *order, b *fakeBundle) { b.MediaType = "application/vnd.dev.sigstore.bundle+json;version=0.3" }, nil, 2 * time.Minute, bundle.TimeLog},
+		{"a payload that is no JSON", func(o *fakesigstore.Order) { o.Payload = "\x00<>" }, nil, nil, 2 * time.Minute, bundle.TimeLog},
+		{"the other spelling of the media type", nil, func(_ *fakesigstore.Order, b *fakesigstore.Bundle) {
+			b.MediaType = "application/vnd.dev.sigstore.bundle+json;version=0.3"
+		}, nil, 2 * time.Minute, bundle.TimeLog},
+		{"v0.1", nil, version("0.1", nil), nil, 2 * time.Minute, bundle.TimeLog},
+		{"v0.1 with a promise alone", nil, version("0.1", func(b *fakesigstore.Bundle) { b.Material.Entries[0].Proof = nil }), nil, 2 * time.Minute, bundle.TimeLog},
+		{"v0.1 with a chain", nil, version("0.1", chained), nil, 2 * time.Minute, bundle.TimeLog},
+		{"v0.2", nil, version("0.2", nil), nil, 2 * time.Minute, bundle.TimeLog},
+		{"v0.2 with a chain and a timestamp", func(o *fakesigstore.Order) { o.Logged, o.Stamped = time.Time{}, moment }, version("0.2", chained), nil, 0, bundle.TimeTimestamp},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			o := s.newOrder()
+			o := newOrder(s)
 			if tt.order != nil {
 				tt.order(o)
 			}
-			b := o.sign()
+			b := o.Sign()
 			if tt.bundle != nil {
 				tt.bundle(o, b)
 			}
-			got, err := open(s.json(b), s.verifier(tt.root))
+			got, err := open(fakesigstore.JSON(b), accepting(s, tt.root))
 			if err != nil {
 				t.Fatal(err)
 			}
 			want := bundle.Proof{
-				Signer: bundle.Identity{Method: bundle.MethodSigstore, Subject: fakeSubject, Issuer: fakeIssuer},
+				Signer: bundle.Identity{Method: bundle.MethodSigstore, Subject: fakesigstore.Subject, Issuer: fakesigstore.IssuerURL},
 				Time:   moment.Add(tt.time), TimeSource: tt.source,
 			}
-			if got.Proof != want || string(got.Payload) != o.payload {
+			if got.Proof != want || string(got.Payload) != o.Payload {
 				t.Errorf("got %+v and %q, want %+v", got.Proof, got.Payload, want)
 			}
-			if json.Valid([]byte(o.payload)) {
-				verifyAccepts(t, s.json(b), s.trustedRoot(tt.root))
+			if json.Valid([]byte(o.Payload)) {
+				verifyAccepts(t, fakesigstore.JSON(b), s.TrustedRoot(tt.root))
 			}
 		})
 	}
+}
+
+// version gives a bundle the media type of an older one.
+func version(version string, edit func(b *fakesigstore.Bundle)) func(*fakesigstore.Order, *fakesigstore.Bundle) {
+	return func(_ *fakesigstore.Order, b *fakesigstore.Bundle) {
+		b.MediaType = "application/vnd.dev.sigstore.bundle+json;version=" + version
+		if edit != nil {
+			edit(b)
+		}
+	}
+}
+
+// chained puts the certificate into a chain, as bundles before v0.3 have it.
+func chained(b *fakesigstore.Bundle) {
+	b.Material.Certificate, b.Material.Chain = nil, object{"certificates": []*fakesigstore.Raw{b.Material.Certificate}}
 }
 
 // verifyAccepts wants sigstore-go's own Verify to accept what this package accepts.
@@ -208,7 +231,7 @@ func verifyAccepts(t *testing.T, data, rootJSON []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	identity, err := verify.NewShortCertificateIdentity(fakeIssuer, "", fakeSubject, "")
+	identity, err := verify.NewShortCertificateIdentity(fakesigstore.IssuerURL, "", fakesigstore.Subject, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -222,8 +245,8 @@ func verifyAccepts(t *testing.T, data, rootJSON []byte) {
 }
 
 // join puts the keys of another Sigstore before those of a root.
-func join(root object, other *fakeSigstore) {
-	other.trustedRoot(func(theirs object) {
+func join(root object, other *fakesigstore.Sigstore) {
+	other.TrustedRoot(func(theirs object) {
 		for name, list := range theirs {
 			if list, ok := list.([]object); ok {
 				root[name] = append(list, root[name].([]object)...)
@@ -234,167 +257,194 @@ func join(root object, other *fakeSigstore) {
 
 // Each bundle is signed as it should be, and wrong in one way. Rules 4 and 24.
 func TestSigstoreRefuses(t *testing.T) {
-	s, other := newFakeSigstore(t), newFakeSigstore(t)
-	strange := s.newOrder() // by the same signer, about something else
-	strange.payload, strange.stamped = `{"_type":"other"}`, moment
-	stranger := strange.sign()
+	s, other := fakesigstore.New(t), fakesigstore.New(t)
+	strange := newOrder(s) // by the same signer, about something else
+	strange.Payload, strange.Stamped = `{"_type":"other"}`, moment
+	stranger := strange.Sign()
 	// mixed is what no log writes: an entry of one form under a checkpoint of the other.
-	mixed := func(o *order, leaf *x509.Certificate, sig []byte) []*fakeEntry {
-		o.v2 = true
-		return []*fakeEntry{s.log(o.entry(leaf, sig).Body, "hashedrekord", "0.0.2", fakeTree, time.Time{})}
+	mixed := func(o *fakesigstore.Order, leaf *x509.Certificate, sig []byte) []*fakesigstore.Entry {
+		o.V2 = true
+		return []*fakesigstore.Entry{s.Log(o.Entry(leaf, sig).Body, "hashedrekord", "0.0.2", fakesigstore.Tree, time.Time{})}
 	}
 	const noLog, noAuthority, notValid = "no transparency log of the trusted root proves", "not by an authority of the trusted root", "was not valid when the signature was made"
 	for _, tt := range []struct {
 		name   string
-		order  func(o *order)
-		bundle func(o *order, b *fakeBundle)
+		order  func(o *fakesigstore.Order)
+		bundle func(o *fakesigstore.Order, b *fakesigstore.Bundle)
 		root   func(root object)
 		want   string
 	}{
-		{"another subject", func(o *order) { o.subject = "bob@example.com" }, nil, nil,
+		{"another subject", func(o *fakesigstore.Order) { o.Subject = "bob@example.com" }, nil, nil,
 			`(sigstore "alice@example.com" of issuer "https://accounts.example.com": the certificate is for "bob@example.com", not "alice@example.com")`},
-		{"another issuer", func(o *order) { o.issuer = "https://evil.example.com" }, nil, nil, `its issuer is "https://evil.example.com", not "https://accounts.example.com"`},
-		{"another subject and issuer", func(o *order) { o.subject, o.issuer = "bob", "x" }, nil, nil, `, its issuer is "x"`},
-		{"a subject that begins like the wanted one", func(o *order) { o.subject = fakeSubject + ".evil.com" }, nil, nil, "the certificate is for"},
-		{"a subject that ends like the wanted one", func(o *order) { o.subject = "x" + fakeSubject }, nil, nil, "the certificate is for"},
-		{"a subject in other letters", func(o *order) { o.subject = "Alice@example.com" }, nil, nil, "the certificate is for"},
-		{"no issuer", func(o *order) { o.issuer = "" }, nil, nil, "names no issuer"},
-		{"no subject", func(o *order) {
-			o.template = func(leaf *x509.Certificate) { leaf.EmailAddresses, leaf.Subject.CommonName = nil, fakeSubject }
+		{"another issuer", func(o *fakesigstore.Order) { o.Issuer = "https://evil.example.com" }, nil, nil, `its issuer is "https://evil.example.com", not "https://accounts.example.com"`},
+		{"another subject and issuer", func(o *fakesigstore.Order) { o.Subject, o.Issuer = "bob", "x" }, nil, nil, `, its issuer is "x"`},
+		{"a subject that begins like the wanted one", func(o *fakesigstore.Order) { o.Subject = fakesigstore.Subject + ".evil.com" }, nil, nil, "the certificate is for"},
+		{"a subject that ends like the wanted one", func(o *fakesigstore.Order) { o.Subject = "x" + fakesigstore.Subject }, nil, nil, "the certificate is for"},
+		{"a subject in other letters", func(o *fakesigstore.Order) { o.Subject = "Alice@example.com" }, nil, nil, "the certificate is for"},
+		{"no issuer", func(o *fakesigstore.Order) { o.Issuer = "" }, nil, nil, "names no issuer"},
+		{"no subject", func(o *fakesigstore.Order) {
+			o.Template = func(leaf *x509.Certificate) { leaf.EmailAddresses, leaf.Subject.CommonName = nil, fakesigstore.Subject }
 		}, nil, nil, "names no signer"},
-		{"the subject as a DNS name", func(o *order) {
-			o.template = func(leaf *x509.Certificate) { leaf.EmailAddresses, leaf.DNSNames = nil, []string{"example.com"} }
+		{"the subject as a DNS name", func(o *fakesigstore.Order) {
+			o.Template = func(leaf *x509.Certificate) { leaf.EmailAddresses, leaf.DNSNames = nil, []string{"example.com"} }
 		}, nil, nil, "names no signer"},
-		{"the subject behind another", func(o *order) {
-			o.template = func(leaf *x509.Certificate) { leaf.EmailAddresses = []string{"bob@example.com", fakeSubject} }
+		{"the subject behind another", func(o *fakesigstore.Order) {
+			o.Template = func(leaf *x509.Certificate) { leaf.EmailAddresses = []string{"bob@example.com", fakesigstore.Subject} }
 		}, nil, nil, "the certificate is for"},
 
-		{"a foreign authority", func(o *order) { o.fulcio = other }, nil, nil, noAuthority},
-		{"a certificate that its own key signed", func(o *order) {
-			o.fulcio = &fakeSigstore{t: t, caKey: o.key}
-			template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: s.intermediate.Subject, IsCA: true, BasicConstraintsValid: true}
-			o.fulcio.intermediate = o.fulcio.certificate(template, template, o.key.Public(), o.key)
+		{"a foreign authority", func(o *fakesigstore.Order) { o.Fulcio = other }, nil, nil, noAuthority},
+		{"a certificate that its own key signed", func(o *fakesigstore.Order) {
+			o.Fulcio = &fakesigstore.Sigstore{CAKey: o.Key}
+			template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: s.Intermediate.Subject, IsCA: true, BasicConstraintsValid: true}
+			o.Fulcio.Intermediate = fakesigstore.Certificate(template, template, o.Key.Public(), o.Key)
 		}, nil, nil, noAuthority},
 		{"an authority whose time in the root had ended", nil, nil, ended("certificateAuthorities"), noAuthority},
-		{"a certificate for servers", func(o *order) {
-			o.template = func(leaf *x509.Certificate) { leaf.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }
+		{"a certificate for servers", func(o *fakesigstore.Order) {
+			o.Template = func(leaf *x509.Certificate) { leaf.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }
 		}, nil, nil, "not for signing code"},
-		{"a certificate for anything", func(o *order) {
-			o.template = func(leaf *x509.Certificate) { leaf.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageAny} }
+		{"a certificate for anything", func(o *fakesigstore.Order) {
+			o.Template = func(leaf *x509.Certificate) { leaf.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageAny} }
 		}, nil, nil, "not for signing code"},
-		{"a certificate without a purpose", func(o *order) { o.template = func(leaf *x509.Certificate) { leaf.ExtKeyUsage = nil } }, nil, nil, "not for signing code"},
-		{"a certificate whose key may not sign", func(o *order) {
-			o.template = func(leaf *x509.Certificate) { leaf.KeyUsage = x509.KeyUsageKeyEncipherment }
+		{"a certificate without a purpose", func(o *fakesigstore.Order) { o.Template = func(leaf *x509.Certificate) { leaf.ExtKeyUsage = nil } }, nil, nil, "not for signing code"},
+		{"a certificate whose key may not sign", func(o *fakesigstore.Order) {
+			o.Template = func(leaf *x509.Certificate) { leaf.KeyUsage = x509.KeyUsageKeyEncipherment }
 		}, nil, nil, "not for signing code"},
-		{"a certificate of an authority", func(o *order) {
-			o.template = func(leaf *x509.Certificate) { leaf.IsCA, leaf.BasicConstraintsValid = true, true }
+		{"a certificate of an authority", func(o *fakesigstore.Order) {
+			o.Template = func(leaf *x509.Certificate) { leaf.IsCA, leaf.BasicConstraintsValid = true, true }
 		}, nil, nil, "not for signing code"},
-		{"a critical extension that nobody knows", func(o *order) {
-			o.template = func(leaf *x509.Certificate) {
+		{"a critical extension that nobody knows", func(o *fakesigstore.Order) {
+			o.Template = func(leaf *x509.Certificate) {
 				leaf.ExtraExtensions = append(leaf.ExtraExtensions, pkix.Extension{Id: []int{1, 2, 3}, Critical: true})
 			}
 		}, nil, nil, noAuthority},
 
-		{"no certificate timestamp", func(o *order) { o.sct = false }, nil, nil, "in no certificate log"},
-		{"a certificate timestamp by a foreign log", func(o *order) { o.ctlog = other }, nil, nil, "in no certificate log"},
-		{"a certificate timestamp for another certificate", func(o *order) {
-			o.sct = false
-			o.template = func(leaf *x509.Certificate) {
-				list := s.sctList(certificate(t, stranger), s.intermediate, o.from)
-				leaf.ExtraExtensions = append(leaf.ExtraExtensions, pkix.Extension{Id: oidSCTList, Value: s.der(list)})
+		{"no certificate timestamp", func(o *fakesigstore.Order) { o.SCT = false }, nil, nil, "in no certificate log"},
+		{"a certificate timestamp by a foreign log", func(o *fakesigstore.Order) { o.CTLog = other }, nil, nil, "in no certificate log"},
+		{"a certificate timestamp for another certificate", func(o *fakesigstore.Order) {
+			o.SCT = false
+			o.Template = func(leaf *x509.Certificate) {
+				list := s.SCTList(certificate(t, stranger), s.Intermediate, o.From)
+				leaf.ExtraExtensions = append(leaf.ExtraExtensions, pkix.Extension{Id: oidSCTList, Value: derOf(list)})
 			}
 		}, nil, nil, "in no certificate log"},
 		{"a certificate log whose time in the root had ended", nil, nil, ended("ctlogs"), "in no certificate log"},
 
-		{"a payload that was exchanged", nil, func(_ *order, b *fakeBundle) { b.Envelope.Payload = stranger.Envelope.Payload }, nil, "did not make this signature"},
-		{"a signature by another key", nil, func(o *order, b *fakeBundle) {
-			b.Envelope.Signatures[0].Sig = signDER(t, newSigstoreKey(t), crypto.SHA256, pae(o.payloadType, o.payload))
+		{"a payload that was exchanged", nil, func(_ *fakesigstore.Order, b *fakesigstore.Bundle) { b.Envelope.Payload = stranger.Envelope.Payload }, nil, "did not make this signature"},
+		{"a signature by another key", nil, func(o *fakesigstore.Order, b *fakesigstore.Bundle) {
+			b.Envelope.Signatures[0].Sig = signDER(t, fakesigstore.NewKey(), crypto.SHA256, pae(o.PayloadType, o.Payload))
 		}, nil, "did not make this signature"},
-		{"a certificate of another key", nil, func(_ *order, b *fakeBundle) { b.Material.Certificate = stranger.Material.Certificate }, nil, "did not make this signature"},
+		{"a certificate of another key", nil, func(_ *fakesigstore.Order, b *fakesigstore.Bundle) {
+			b.Material.Certificate = stranger.Material.Certificate
+		}, nil, "did not make this signature"},
 
-		{"a foreign log", func(o *order) { o.rekor = other }, nil, nil, noLog},
-		{"a foreign log that takes the name of the trusted one", func(o *order) { o.rekor = other }, func(_ *order, b *fakeBundle) {
-			b.Material.Entries[0].LogID = object{"keyId": s.logID(s.rekorKey)}
+		{"a foreign log", func(o *fakesigstore.Order) { o.Rekor = other }, nil, nil, noLog},
+		{"a foreign log that takes the name of the trusted one", func(o *fakesigstore.Order) { o.Rekor = other }, func(_ *fakesigstore.Order, b *fakesigstore.Bundle) {
+			b.Material.Entries[0].LogID = object{"keyId": s.LogID()}
 		}, nil, noLog},
-		{"a foreign log of the second form that takes the name of the trusted one", func(o *order) { o.v2, o.rekor, o.stamped = true, other, moment }, func(_ *order, b *fakeBundle) {
-			b.Material.Entries[0].LogID = object{"keyId": s.logID(s.rekorKey)}
+		{"a foreign log of the second form that takes the name of the trusted one", func(o *fakesigstore.Order) { o.V2, o.Rekor, o.Stamped = true, other, moment }, func(_ *fakesigstore.Order, b *fakesigstore.Bundle) {
+			b.Material.Entries[0].LogID = object{"keyId": s.LogID()}
 		}, nil, noLog},
-		{"the entry of another signature", nil, func(_ *order, b *fakeBundle) { b.Material.Entries = stranger.Material.Entries }, nil, noLog},
-		{"the entry of another signature beside the right one", nil, func(_ *order, b *fakeBundle) {
-			e := *stranger.Material.Entries[0]
-			b.Material.Entries = append(b.Material.Entries, &e)
+		{"the entry of another signature", nil, func(_ *fakesigstore.Order, b *fakesigstore.Bundle) { b.Material.Entries = stranger.Material.Entries }, nil, noLog},
+		{"another entry's proof", nil, func(_ *fakesigstore.Order, b *fakesigstore.Bundle) {
+			b.Material.Entries[0].Proof = stranger.Material.Entries[0].Proof
 		}, nil, noLog},
-		{"another entry's proof", nil, func(_ *order, b *fakeBundle) { b.Material.Entries[0].Proof = stranger.Material.Entries[0].Proof }, nil, noLog},
-		{"another entry's promise", nil, func(_ *order, b *fakeBundle) { b.Material.Entries[0].Promise = stranger.Material.Entries[0].Promise }, nil, noLog},
-		{"another entry's body", nil, func(_ *order, b *fakeBundle) { b.Material.Entries[0].Body = stranger.Material.Entries[0].Body }, nil, noLog},
-		{"another entry's proof in the second form", func(o *order) { o.v2, o.stamped = true, moment }, func(o *order, b *fakeBundle) {
-			b.Material.Entries[0].Proof = o.rekor.log([]byte("x"), "", "", fakeHost, time.Time{}).Proof
+		{"another entry's promise", nil, func(_ *fakesigstore.Order, b *fakesigstore.Bundle) {
+			b.Material.Entries[0].Promise = stranger.Material.Entries[0].Promise
 		}, nil, noLog},
-		{"an entry of the second form for another signature, with a checkpoint of the first", func(o *order) { o.stamped = moment }, func(o *order, b *fakeBundle) {
+		{"another entry's body", nil, func(_ *fakesigstore.Order, b *fakesigstore.Bundle) {
+			b.Material.Entries[0].Body = stranger.Material.Entries[0].Body
+		}, nil, noLog},
+		{"another entry's proof in the second form", func(o *fakesigstore.Order) { o.V2, o.Stamped = true, moment }, func(o *fakesigstore.Order, b *fakesigstore.Bundle) {
+			b.Material.Entries[0].Proof = o.Rekor.Log([]byte("x"), "", "", fakesigstore.Host, time.Time{}).Proof
+		}, nil, noLog},
+		{"an entry of the second form for another signature, with a checkpoint of the first", func(o *fakesigstore.Order) { o.Stamped = moment }, func(o *fakesigstore.Order, b *fakesigstore.Bundle) {
 			b.Material.Entries = mixed(o, certificate(t, b), stranger.Envelope.Signatures[0].Sig)
-		}, nil, "a log entry is about another signature"},
-		{"an entry of the second form for another certificate, with a checkpoint of the first", func(o *order) { o.stamped = moment }, func(o *order, b *fakeBundle) {
+		}, nil, "the entry is about another signature"},
+		{"an entry of the second form for another certificate, with a checkpoint of the first", func(o *fakesigstore.Order) { o.Stamped = moment }, func(o *fakesigstore.Order, b *fakesigstore.Bundle) {
 			b.Material.Entries = mixed(o, certificate(t, stranger), b.Envelope.Signatures[0].Sig)
-		}, nil, "a log entry is about another signature"},
-		{"an entry for the signature of a file", nil, func(o *order, b *fakeBundle) {
-			digest := sha256.Sum256([]byte(pae(o.payloadType, o.payload)))
-			b.Material.Entries = []*fakeEntry{s.log(s.json(object{"apiVersion": "0.0.1", "kind": "hashedrekord", "spec": object{
+		}, nil, "the entry is about another signature"},
+		{"an entry for the signature of a file", nil, func(o *fakesigstore.Order, b *fakesigstore.Bundle) {
+			digest := sha256.Sum256([]byte(pae(o.PayloadType, o.Payload)))
+			b.Material.Entries = []*fakesigstore.Entry{s.Log(fakesigstore.JSON(object{"apiVersion": "0.0.1", "kind": "hashedrekord", "spec": object{
 				"data": object{"hash": object{"algorithm": "sha256", "value": hex.EncodeToString(digest[:])}},
 				"signature": object{
 					"content":   b.Envelope.Signatures[0].Sig,
-					"publicKey": object{"content": certificatePEM(b.Material.Certificate.RawBytes)},
+					"publicKey": object{"content": fakesigstore.CertificatePEM(b.Material.Certificate.RawBytes)},
 				},
-			}}), "hashedrekord", "0.0.1", fakeTree, o.logged)}
+			}}), "hashedrekord", "0.0.1", fakesigstore.Tree, o.Logged)}
 		}, nil, noLog},
-		{"an entry twice", nil, func(_ *order, b *fakeBundle) { b.Material.Entries = append(b.Material.Entries, b.Material.Entries[0]) }, nil, noLog},
 		{"a log whose time in the root had ended", nil, nil, ended("tlogs"), noLog},
-		{"no inclusion proof", nil, func(_ *order, b *fakeBundle) { b.Material.Entries[0].Proof = nil }, nil, "no inclusion proof"},
-		{"no checkpoint", nil, func(_ *order, b *fakeBundle) { b.Material.Entries[0].Proof.Checkpoint.Envelope = "" }, nil, "a log entry cannot be read"},
-		{"no log entry", func(o *order) { o.stamped = moment }, func(_ *order, b *fakeBundle) { b.Material.Entries = nil }, nil, "has no entry of a transparency log"},
+		{"no inclusion proof", nil, func(_ *fakesigstore.Order, b *fakesigstore.Bundle) { b.Material.Entries[0].Proof = nil }, nil, "no inclusion proof"},
+		{"no checkpoint", nil, func(_ *fakesigstore.Order, b *fakesigstore.Bundle) {
+			b.Material.Entries[0].Proof.Checkpoint.Envelope = ""
+		}, nil, "the entry cannot be read"},
+		{"no log entry", func(o *fakesigstore.Order) { o.Stamped = moment }, func(_ *fakesigstore.Order, b *fakesigstore.Bundle) { b.Material.Entries = nil }, nil, "has no entry of a transparency log"},
 
-		{"no promise and no timestamp", func(o *order) { o.logged = time.Time{} }, nil, nil, "nobody proves when"},
-		{"no promise, and a time that nobody signed", func(o *order) { o.logged = time.Time{} }, func(_ *order, b *fakeBundle) {
+		{"no promise and no timestamp", func(o *fakesigstore.Order) { o.Logged = time.Time{} }, nil, nil, "nobody proves when"},
+		{"no promise, and a time that nobody signed", func(o *fakesigstore.Order) { o.Logged = time.Time{} }, func(_ *fakesigstore.Order, b *fakesigstore.Bundle) {
 			b.Material.Entries[0].IntegratedTime = fmt.Sprint(moment.Unix())
 		}, nil, "nobody proves when"},
-		{"an entry of the second form without a timestamp", func(o *order) { o.v2 = true }, nil, nil, "nobody proves when"},
-		{"a timestamp by a stranger", func(o *order) { o.v2, o.stamped, o.tsa = true, moment, other }, nil, nil, "nobody proves when"},
-		{"a timestamp for another signature", func(o *order) { o.v2 = true }, func(_ *order, b *fakeBundle) {
+		{"an entry of the second form without a timestamp", func(o *fakesigstore.Order) { o.V2 = true }, nil, nil, "nobody proves when"},
+		{"a timestamp by a stranger", func(o *fakesigstore.Order) { o.V2, o.Stamped, o.TSA = true, moment, other }, nil, nil, "nobody proves when"},
+		{"a timestamp for another signature", func(o *fakesigstore.Order) { o.V2 = true }, func(_ *fakesigstore.Order, b *fakesigstore.Bundle) {
 			b.Material.Timestamps = stranger.Material.Timestamps
 		}, nil, "nobody proves when"},
-		{"a timestamp and no authority in the root", func(o *order) { o.v2, o.stamped = true, moment }, nil, func(root object) { delete(root, "timestampAuthorities") }, "nobody proves when"},
-		{"an authority for timestamps whose time in the root had ended", func(o *order) { o.v2, o.stamped = true, moment }, nil, ended("timestampAuthorities"), "nobody proves when"},
-		{"logged before the certificate began", func(o *order) { o.logged = o.from.Add(-time.Second) }, nil, nil, notValid + ", at 2024-02-03T04:05:05Z"},
-		{"logged after the certificate ended", func(o *order) { o.logged = o.from.Add(10*time.Minute + time.Second) }, nil, nil, "of 2024-02-03T04:05:06Z to 2024-02-03T04:15:06Z, " + notValid},
-		{"stamped before the certificate began", func(o *order) { o.v2, o.stamped = true, o.from.Add(-time.Second) }, nil, nil, notValid},
-		{"stamped after the certificate ended", func(o *order) { o.v2, o.stamped = true, o.from.Add(time.Hour) }, nil, nil, notValid},
-		{"logged in time and stamped later", func(o *order) { o.stamped = o.from.Add(time.Hour) }, nil, nil, notValid},
+		{"a timestamp and no authority in the root", func(o *fakesigstore.Order) { o.V2, o.Stamped = true, moment }, nil, func(root object) { delete(root, "timestampAuthorities") }, "nobody proves when"},
+		{"an authority for timestamps whose time in the root had ended", func(o *fakesigstore.Order) { o.V2, o.Stamped = true, moment }, nil, ended("timestampAuthorities"), "nobody proves when"},
+		{"logged before the certificate began", func(o *fakesigstore.Order) { o.Logged = o.From.Add(-time.Second) }, nil, nil, notValid + ", at 2024-02-03T04:05:05Z"},
+		{"logged after the certificate ended", func(o *fakesigstore.Order) { o.Logged = o.From.Add(10*time.Minute + time.Second) }, nil, nil, "of 2024-02-03T04:05:06Z to 2024-02-03T04:15:06Z, " + notValid},
+		{"stamped before the certificate began", func(o *fakesigstore.Order) { o.V2, o.Stamped = true, o.From.Add(-time.Second) }, nil, nil, notValid},
+		{"stamped after the certificate ended", func(o *fakesigstore.Order) { o.V2, o.Stamped = true, o.From.Add(time.Hour) }, nil, nil, notValid},
 
-		{"another payload type", func(o *order) { o.payloadType = "text/plain" }, nil, nil, `payload type is "text/plain"`},
-		{"a message signature", nil, func(o *order, b *fakeBundle) {
-			b.Envelope, b.Message = nil, object{"messageDigest": object{"algorithm": "SHA2_256", "digest": hashLeaf(nil)}, "signature": b.Envelope.Signatures[0].Sig}
+		{"v0.1 without promise and proof", func(o *fakesigstore.Order) { o.Stamped = moment }, version("0.1", func(b *fakesigstore.Bundle) { b.Material.Entries[0].Proof, b.Material.Entries[0].Promise = nil, nil }), nil, noLog},
+		{"v0.1 with another entry's promise alone", func(o *fakesigstore.Order) { o.Stamped = moment }, version("0.1", func(b *fakesigstore.Bundle) {
+			b.Material.Entries[0].Proof, b.Material.Entries[0].Promise = nil, stranger.Material.Entries[0].Promise
+		}), nil, noLog},
+		{"v0.1 with a promise about another signature alone", nil, version("0.1", func(b *fakesigstore.Bundle) {
+			e := *stranger.Material.Entries[0]
+			e.Proof = nil
+			b.Material.Entries = []*fakesigstore.Entry{&e}
+		}), nil, noLog},
+		{"v0.1 with a promise and another entry's proof", nil, version("0.1", func(b *fakesigstore.Bundle) { b.Material.Entries[0].Proof = stranger.Material.Entries[0].Proof }), nil, noLog},
+		{"v0.1 with an entry of the second form without its proof", func(o *fakesigstore.Order) { o.V2, o.Stamped = true, moment }, version("0.1", func(b *fakesigstore.Bundle) { b.Material.Entries[0].Proof = nil }), nil, noLog},
+		{"v0.1 promised after the certificate ended", func(o *fakesigstore.Order) { o.Logged = o.From.Add(time.Hour) }, version("0.1", func(b *fakesigstore.Bundle) { b.Material.Entries[0].Proof = nil }), nil, notValid},
+		{"v0.2 with a promise alone", nil, version("0.2", func(b *fakesigstore.Bundle) { b.Material.Entries[0].Proof = nil }), nil, "no inclusion proof"},
+		{"v0.2 with a chain that begins with another certificate", nil, version("0.2", func(b *fakesigstore.Bundle) {
+			own := b.Material.Certificate
+			b.Material.Certificate, b.Material.Chain = nil, object{"certificates": []*fakesigstore.Raw{stranger.Material.Certificate, own}}
+		}), nil, "did not make this signature"},
+		{"v0.3 with a chain", nil, func(_ *fakesigstore.Order, b *fakesigstore.Bundle) { chained(b) }, nil, "takes bundles of method sigstore only, not certificate"},
+
+		{"another payload type", func(o *fakesigstore.Order) { o.PayloadType = "text/plain" }, nil, nil, `payload type is "text/plain"`},
+		{"a message signature", nil, func(o *fakesigstore.Order, b *fakesigstore.Bundle) {
+			b.Envelope, b.Message = nil, object{"messageDigest": object{"algorithm": "SHA2_256", "digest": []byte(digestOf(crypto.SHA256, ""))}, "signature": b.Envelope.Signatures[0].Sig}
 		}, nil, "no DSSE envelope"},
-		{"a certificate as a chain of one", nil, func(_ *order, b *fakeBundle) {
-			b.Material.Certificate, b.Material.Chain = nil, object{"certificates": []*fakeRaw{b.Material.Certificate}}
+		{"a certificate as a chain of one", nil, func(_ *fakesigstore.Order, b *fakesigstore.Bundle) {
+			b.Material.Certificate, b.Material.Chain = nil, object{"certificates": []*fakesigstore.Raw{b.Material.Certificate}}
 		}, nil, "takes bundles of method sigstore only, not certificate"},
-		{"a key", nil, func(_ *order, b *fakeBundle) { b.Material.Certificate, b.Material.PublicKey = nil, object{"hint": "x"} }, nil, "takes bundles of method sigstore only, not key"},
-		{"a certificate that is none", nil, func(_ *order, b *fakeBundle) { b.Material.Certificate.RawBytes = []byte("\x30\x00") }, nil, "the certificate cannot be read"},
+		{"a key", nil, func(_ *fakesigstore.Order, b *fakesigstore.Bundle) {
+			b.Material.Certificate, b.Material.PublicKey = nil, object{"hint": "x"}
+		}, nil, "takes bundles of method sigstore only, not key"},
+		{"a certificate that is none", nil, func(_ *fakesigstore.Order, b *fakesigstore.Bundle) {
+			b.Material.Certificate.RawBytes = []byte("\x30\x00")
+		}, nil, "the certificate cannot be read"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			o := s.newOrder()
+			o := newOrder(s)
 			if tt.order != nil {
 				tt.order(o)
 			}
-			b := o.sign()
+			b := o.Sign()
 			if tt.bundle != nil {
 				tt.bundle(o, b)
 			}
-			_, err := open(s.json(b), s.verifier(tt.root))
+			_, err := open(fakesigstore.JSON(b), accepting(s, tt.root))
 			wantUntrusted(t, err, tt.want)
 		})
 	}
 }
 
-func certificate(t *testing.T, b *fakeBundle) *x509.Certificate {
+func certificate(t *testing.T, b *fakesigstore.Bundle) *x509.Certificate {
 	t.Helper()
 	leaf, err := x509.ParseCertificate(b.Material.Certificate.RawBytes)
 	if err != nil {
@@ -417,17 +467,17 @@ func ended(kind string) func(root object) {
 }
 
 func TestSigstoreRefusesTwoSignatures(t *testing.T) {
-	s := newFakeSigstore(t)
-	b := s.newOrder().sign()
+	s := fakesigstore.New(t)
+	b := newOrder(s).Sign()
 	b.Envelope.Signatures = append(b.Envelope.Signatures, b.Envelope.Signatures[0])
-	if _, err := open(s.json(b), s.verifier(nil)); !errors.Is(err, bundle.ErrMalformed) {
+	if _, err := open(fakesigstore.JSON(b), accepting(s, nil)); !errors.Is(err, bundle.ErrMalformed) {
 		t.Error(err)
 	}
 }
 
 // Every shape of a subject that Fulcio documents.
 func TestSigstoreSubjects(t *testing.T) {
-	s := newFakeSigstore(t)
+	s := fakesigstore.New(t)
 	otherName, err := cryptoutils.MarshalOtherNameSAN("user!example.com", true)
 	if err != nil {
 		t.Fatal(err)
@@ -442,15 +492,15 @@ func TestSigstoreSubjects(t *testing.T) {
 		{"user!example.com", "https://accounts.example.com"},
 	} {
 		t.Run(tt.subject, func(t *testing.T) {
-			o := s.newOrder()
-			o.subject, o.issuer = tt.subject, tt.issuer
+			o := newOrder(s)
+			o.Subject, o.Issuer = tt.subject, tt.issuer
 			if strings.Contains(tt.subject, "!") {
-				o.template = func(leaf *x509.Certificate) {
+				o.Template = func(leaf *x509.Certificate) {
 					leaf.EmailAddresses, leaf.URIs = nil, []*url.URL(nil)
 					leaf.ExtraExtensions = append(leaf.ExtraExtensions, *otherName)
 				}
 			}
-			root, err := bundle.ParseTrustedRoot(s.trustedRoot(nil))
+			root, err := bundle.ParseTrustedRoot(s.TrustedRoot(nil))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -458,7 +508,7 @@ func TestSigstoreSubjects(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := open(s.json(o.sign()), v)
+			got, err := open(fakesigstore.JSON(o.Sign()), v)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -471,15 +521,15 @@ func TestSigstoreSubjects(t *testing.T) {
 
 // Regular expressions match whole values. Rule 11.
 func TestSigstoreRegexps(t *testing.T) {
-	s := newFakeSigstore(t)
-	root, err := bundle.ParseTrustedRoot(s.trustedRoot(nil))
+	s := fakesigstore.New(t)
+	root, err := bundle.ParseTrustedRoot(s.TrustedRoot(nil))
 	if err != nil {
 		t.Fatal(err)
 	}
 	const subject, issuer = "https://github.com/acme/models/.github/workflows/sign.yml@refs/heads/main", "https://token.actions.githubusercontent.com"
-	o := s.newOrder()
-	o.subject, o.issuer = subject, issuer
-	data := s.json(o.sign())
+	o := newOrder(s)
+	o.Subject, o.Issuer = subject, issuer
+	data := fakesigstore.JSON(o.Sign())
 	for _, tt := range []struct {
 		name, subject, issuer string
 		want                  string // "": opens
@@ -518,28 +568,28 @@ func TestSigstoreRegexps(t *testing.T) {
 }
 
 func TestSigstoreRegexpsDoNotStandForNoIssuer(t *testing.T) {
-	s := newFakeSigstore(t)
-	root, err := bundle.ParseTrustedRoot(s.trustedRoot(nil))
+	s := fakesigstore.New(t)
+	root, err := bundle.ParseTrustedRoot(s.TrustedRoot(nil))
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, err := bundle.NewSigstoreVerifier(root, bundle.SigstoreIdentity{Subject: fakeSubject, IssuerRegexp: ".*"})
+	v, err := bundle.NewSigstoreVerifier(root, bundle.SigstoreIdentity{Subject: fakesigstore.Subject, IssuerRegexp: ".*"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := s.newOrder()
-	if _, err := open(s.json(o.sign()), v); err != nil {
+	o := newOrder(s)
+	if _, err := open(fakesigstore.JSON(o.Sign()), v); err != nil {
 		t.Fatal(err)
 	}
-	o.issuer = ""
-	_, err = open(s.json(o.sign()), v)
+	o.Issuer = ""
+	_, err = open(fakesigstore.JSON(o.Sign()), v)
 	wantUntrusted(t, err, "names no issuer")
 }
 
 func TestSigstoreVerifierServesManyReaders(t *testing.T) {
-	s := newFakeSigstore(t)
-	v := s.verifier(nil)
-	b, err := bundle.Parse(s.json(s.newOrder().sign()))
+	s := fakesigstore.New(t)
+	v := accepting(s, nil)
+	b, err := bundle.Parse(fakesigstore.JSON(newOrder(s).Sign()))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -85,7 +85,7 @@ func (s *timestampedSigner) stamp(ctx context.Context, b *Bundle) (*Bundle, erro
 	if b.wire.Envelope == nil || b.wire.Material.Timestamps != nil {
 		return nil, errors.New("the bundle has no envelope, or a timestamp already")
 	}
-	token, err := s.request(ctx, b.wire.Envelope.Signatures[0].Sig)
+	token, err := requestTimestamp(ctx, s.client, s.endpoint.String(), b.wire.Envelope.Signatures[0].Sig)
 	if err != nil {
 		return nil, err
 	}
@@ -97,14 +97,18 @@ func (s *timestampedSigner) stamp(ctx context.Context, b *Bundle) (*Bundle, erro
 	if err != nil {
 		return nil, fmt.Errorf("check the new bundle: %w", err)
 	}
-	if _, err := stamped.Open(s.Verifier()); err != nil {
+	verifier, err := s.Verifier(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := stamped.Open(verifier); err != nil {
 		return nil, fmt.Errorf("check the new bundle: %w", err)
 	}
 	return stamped, nil
 }
 
-// request asks for a token over signature (RFC 3161 §2.4, §3.4) and returns the authority's answer, checked.
-func (s *timestampedSigner) request(ctx context.Context, signature []byte) ([]byte, error) {
+// requestTimestamp asks the authority at endpoint for a token over signature (RFC 3161 §2.4, §3.4) and returns its answer, checked.
+func requestTimestamp(ctx context.Context, client *http.Client, endpoint string, signature []byte) ([]byte, error) {
 	imprint := sha256.Sum256(signature)
 	random := make([]byte, 8)
 	rand.Read(random) // never fails
@@ -118,13 +122,13 @@ func (s *timestampedSigner) request(ctx context.Context, signature []byte) ([]by
 	if err != nil {
 		return nil, fmt.Errorf("marshal request: %w", err)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.endpoint.String(), bytes.NewReader(der))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, endpoint, bytes.NewReader(der))
 	if err != nil {
 		return nil, err
 	}
 	req.Header.Set("Content-Type", "application/timestamp-query")
 	req.Header.Set("Accept", "application/timestamp-reply")
-	resp, err := s.client.Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		if e, ok := errors.AsType[*url.Error](err); ok { // which repeats the address
 			err = e.Err

@@ -387,7 +387,7 @@ func TestSignWithTimestamps(t *testing.T) {
 	requests := 0
 	server := serve(t, func(w http.ResponseWriter, r *http.Request) { requests++; tsa.ServeHTTP(t, w, r) })
 	later := at(now.AddDate(1, 0, 0))
-	keyAt, err := bundle.WithTimestampAnchors(byKey.Verifier(), certs(tsa.root))
+	keyAt, err := bundle.WithTimestampAnchors(verifierOf(byKey), certs(tsa.root))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -404,8 +404,8 @@ func TestSignWithTimestamps(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if s.Verifier().String() != tc.signer.Verifier().String() {
-				t.Error(s.Verifier())
+			if verifierOf(s).String() != verifierOf(tc.signer).String() {
+				t.Error(verifierOf(s))
 			}
 			bundles, err := s.Sign(t.Context(), []byte(payload), []byte(`{}`))
 			if err != nil || len(bundles) != 2 || requests != 2 {
@@ -419,7 +419,7 @@ func TestSignWithTimestamps(t *testing.T) {
 				if string(got.Payload) != want || !got.Time.Equal(now) || got.TimeSource != bundle.TimeTimestamp {
 					t.Errorf("%+v", got)
 				}
-				if _, err := open(bundles[i].JSON(), s.Verifier()); err != nil {
+				if _, err := open(bundles[i].JSON(), verifierOf(s)); err != nil {
 					t.Error("the signer's own verifier:", err)
 				}
 			}

@@ -1,15 +1,17 @@
 package bundle_test
 
 import (
+	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
 
 	"github.com/modelsig/modelsig/bundle"
+	"github.com/modelsig/modelsig/e2e/fakesigstore"
 )
 
 func TestParseTrustedRoot(t *testing.T) {
-	s := newFakeSigstore(t)
+	s := fakesigstore.New(t)
 	for _, tt := range []struct {
 		name string
 		edit func(root object)
@@ -26,13 +28,48 @@ func TestParseTrustedRoot(t *testing.T) {
 		{"too long", func(root object) { root["mediaType"] = strings.Repeat("x", 1<<20) }, "more than the limit of 1048576"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			root, err := bundle.ParseTrustedRoot(s.trustedRoot(tt.edit))
+			root, err := bundle.ParseTrustedRoot(s.TrustedRoot(tt.edit))
 			if root != nil || err == nil || !strings.Contains(err.Error(), tt.want) || len(err.Error()) > 600 {
 				t.Errorf("got %v, %v, want an error with %q", root, err, tt.want)
 			}
 		})
 	}
-	for _, text := range []string{"", "null", "{}", "[]", string(s.trustedRoot(nil)) + "{}", string(s.trustedRoot(nil)[1:])} {
+	again := func(kind string, edit func(log object)) func(root object) {
+		return func(root object) {
+			s.TrustedRoot(func(second object) {
+				edit(second[kind].([]object)[0])
+				root[kind] = append(root[kind].([]object), second[kind].([]object)...)
+			})
+		}
+	}
+	for _, kind := range []string{"tlogs", "ctlogs"} {
+		for _, tt := range []struct {
+			name string
+			edit func(log object)
+		}{
+			{"another key", func(log object) { log["publicKey"].(object)["rawBytes"] = pkixOf(fakesigstore.NewKey().Public()) }},
+			{"another time", func(log object) { log["publicKey"].(object)["validFor"] = object{"start": begin, "end": end} }},
+			{"another address", func(log object) { log["baseUrl"] = "https://other.example.com" }},
+		} {
+			t.Run(kind+" of one id with "+tt.name, func(t *testing.T) {
+				root, err := bundle.ParseTrustedRoot(s.TrustedRoot(again(kind, tt.edit)))
+				if root != nil || err == nil || !strings.Contains(err.Error(), "two logs of id") {
+					t.Errorf("got %v, %v", root, err)
+				}
+				config := fakesigstore.JSON(object{
+					"mediaType":   "application/vnd.dev.sigstore.clienttrustconfig.v0.1+json",
+					"trustedRoot": json.RawMessage(s.TrustedRoot(again(kind, tt.edit))),
+				})
+				if root, _, err := bundle.ParseTrustConfig(config); root != nil || err == nil || !strings.Contains(err.Error(), "two logs of id") {
+					t.Errorf("in a trust config: got %v, %v", root, err)
+				}
+			})
+		}
+		if _, err := open(fakesigstore.JSON(newOrder(s).Sign()), accepting(s, again(kind, func(object) {}))); err != nil {
+			t.Errorf("%s with the same log twice: %v", kind, err)
+		}
+	}
+	for _, text := range []string{"", "null", "{}", "[]", string(s.TrustedRoot(nil)) + "{}", string(s.TrustedRoot(nil)[1:])} {
 		if root, err := bundle.ParseTrustedRoot([]byte(text)); root != nil || err == nil {
 			t.Errorf("%.20q is a root", text)
 		}
@@ -40,7 +77,7 @@ func TestParseTrustedRoot(t *testing.T) {
 }
 
 func TestNewSigstoreVerifierWantsAll(t *testing.T) {
-	root, err := bundle.ParseTrustedRoot(newFakeSigstore(t).trustedRoot(nil))
+	root, err := bundle.ParseTrustedRoot(fakesigstore.New(t).TrustedRoot(nil))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,21 +110,21 @@ func TestNewSigstoreVerifierWantsAll(t *testing.T) {
 
 // A root that loads makes a verifier, which any bundle can be shown to.
 func FuzzParseTrustedRoot(f *testing.F) {
-	s := newFakeSigstore(f)
-	o := s.newOrder()
-	o.v2, o.stamped = true, moment
-	b, err := bundle.Parse(s.json(o.sign()))
+	s := fakesigstore.New(f)
+	o := newOrder(s)
+	o.V2, o.Stamped = true, moment
+	b, err := bundle.Parse(fakesigstore.JSON(o.Sign()))
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(s.trustedRoot(nil))
+	f.Add(s.TrustedRoot(nil))
 	seed(f, sharedOMS+"/trusted_root.public-good.json")
 	f.Fuzz(func(t *testing.T, data []byte) {
 		root, err := bundle.ParseTrustedRoot(data)
 		if err != nil {
 			return
 		}
-		v, err := bundle.NewSigstoreVerifier(root, bundle.SigstoreIdentity{Subject: fakeSubject, Issuer: fakeIssuer})
+		v, err := bundle.NewSigstoreVerifier(root, bundle.SigstoreIdentity{Subject: fakesigstore.Subject, Issuer: fakesigstore.IssuerURL})
 		if err != nil {
 			t.Fatal(err)
 		}

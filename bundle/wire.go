@@ -16,7 +16,7 @@ import (
 // The longest honest list is an inclusion proof in a tree of 2^64 leaves; sigstore-go takes at most 32 log entries and as many timestamps.
 const maxItems = 64
 
-// The types below are the Sigstore bundle v0.3 as JSON (sigstore_bundle.proto, sigstore_common.proto, sigstore_rekor.proto, envelope.proto), member by member.
+// The types below are the Sigstore bundle v0.3, and so much of its earlier versions as [Parse] takes, as JSON (sigstore_bundle.proto, sigstore_common.proto, sigstore_rekor.proto, envelope.proto), member by member.
 // Unknown members are refused, so a bundle cannot be deeper than these types are.
 
 type wireBundle struct {
@@ -182,7 +182,7 @@ func clip(s string) string {
 // check holds the rules that the types do not.
 func (w *wireBundle) check() error {
 	switch w.MediaType {
-	case MediaType, mediaTypeParameter:
+	case MediaType, mediaTypeParameter, mediaTypeV01, mediaTypeV02:
 	case "":
 		return errors.New("no mediaType")
 	default:
@@ -192,6 +192,9 @@ func (w *wireBundle) check() error {
 		return errors.New("no verificationMaterial (OMS §4)")
 	}
 	m := w.Material
+	if w.old() && w.method() != MethodSigstore {
+		return fmt.Errorf("mediaType is %s, not %s, and there is no certificate with an entry of a transparency log (OMS §4.1)", quote(w.MediaType), MediaType)
+	}
 	if n := count(m.PublicKey != nil, m.Certificate != nil, m.Chain != nil); n != 1 {
 		return fmt.Errorf("verificationMaterial has %d of publicKey, x509CertificateChain and certificate, not one (OMS §4.1)", n)
 	}
@@ -234,12 +237,15 @@ func (w *wireBundle) method() string {
 		return "empty" // a Bundle that nobody made
 	case m.PublicKey != nil:
 		return MethodKey
-	case m.Certificate != nil && len(m.LogEntries) > 0:
+	case len(m.LogEntries) > 0 && (m.Certificate != nil || w.old() && m.Chain != nil):
 		return MethodSigstore
 	default:
 		return MethodCertificate
 	}
 }
+
+// old says that the bundle is of a version before v0.3.
+func (w *wireBundle) old() bool { return w.MediaType == mediaTypeV01 || w.MediaType == mediaTypeV02 }
 
 // leaf returns the DER of the signing certificate; nil if there is none.
 func (w *wireBundle) leaf() []byte {

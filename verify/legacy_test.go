@@ -57,7 +57,7 @@ func (o office) sign(t testing.TB, payload []byte) []byte {
 func TestAFolderSignedByOMSV02(t *testing.T) { // OMS §11
 	o, k := newOffice(t), newKey(t)
 	policy := o.trusted(t, bundle.CertificateOptions{Identity: "release@example.com"})
-	policy.Verifiers = append(policy.Verifiers, k.signer.Verifier())
+	policy.Verifiers = append(policy.Verifiers, verifierOf(k.signer))
 	payload := omsV02(t, tiny)
 	for _, tt := range []struct {
 		name   string
@@ -179,7 +179,7 @@ func TestWhatOldFormsDoNotApprove(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			policy := o.trusted(t, bundle.CertificateOptions{})
-			policy.Verifiers = append(policy.Verifiers, k.signer.Verifier())
+			policy.Verifiers = append(policy.Verifiers, verifierOf(k.signer))
 			r, err := verify.Decide(t.Context(), policy, tt.subject, bundles(tt.bundle))
 			wantNo(t, r, err, verify.ErrRefused, tt.code)
 			if !strings.Contains(err.Error(), tt.says) {

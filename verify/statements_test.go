@@ -297,7 +297,7 @@ func TestEveryRefusalOfABundle(t *testing.T) {
 	leaf := base64.StdEncoding.EncodeToString(o.leaf.Raw)
 	keyAlone := verify.Policy{Verifiers: []bundle.Verifier{keyVerifier(t, o.key.Public())}}
 	policy := o.trusted(t, bundle.CertificateOptions{})
-	policy.Verifiers = append(policy.Verifiers, k.signer.Verifier())
+	policy.Verifiers = append(policy.Verifiers, verifierOf(k.signer))
 
 	for _, tt := range []struct {
 		name   string
