@@ -30,6 +30,10 @@ type Attached struct {
 	Method        string // "key", "certificate", "sigstore"; "" if it is no bundle
 	Signer        string // the key hint or certificate subject it claims
 	Issuer        string
+	Names         int    // of the certificate; more than one are more than Signer
+	LogEntries    int    // of transparency logs
+	Logged        string // the earliest time that one of them claims, RFC 3339; "" without any
+	Timestamps    int    // tokens of timestamp authorities
 	Created       string // as claimed, RFC 3339
 	Size          int64  // bytes of the bundle, or of the manifest
 	Source        string // where it was listed
@@ -105,6 +109,12 @@ func attached(c referrers.Candidate) Attached {
 	a.Method, a.Signer, a.Issuer = claims.Method, clip(claims.Hint), clip(claims.Issuer)
 	if claims.Subject != "" {
 		a.Signer = clip(claims.Subject)
+	}
+	a.Names, a.LogEntries, a.Timestamps = claims.Names, len(claims.LogEntries), claims.Timestamps
+	for _, e := range claims.LogEntries {
+		if t := e.Time.Format(time.RFC3339); !e.Time.IsZero() && (a.Logged == "" || t < a.Logged) {
+			a.Logged = t
+		}
 	}
 	a.Kind = "statement"
 	st, err := manifest.ParseStatement(claims.Payload)

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/modelsig/modelsig"
+	"github.com/modelsig/modelsig/bundle"
 	"github.com/modelsig/modelsig/verify"
 )
 
@@ -53,8 +54,10 @@ func (c omsCase) policy(t *testing.T, assets string) modelsig.Policy {
 		}
 		policy, err = modelsig.CertificatePolicy(chain, modelsig.CertificateOptions{})
 	case "sigstore":
-		policy, err = modelsig.SigstorePolicy(read(filepath.Join(assets, "..", "..", "trusted_root.public-good.json")),
-			modelsig.SigstoreIdentity{Subject: c.Verify.Identity, Issuer: c.Verify.IdentityProvider})
+		var root *bundle.TrustedRoot
+		if root, err = bundle.ParseTrustedRoot(read(filepath.Join(assets, "..", "..", "trusted_root.public-good.json"))); err == nil {
+			policy, err = modelsig.SigstorePolicy(root, modelsig.SigstoreIdentity{Subject: c.Verify.Identity, Issuer: c.Verify.IdentityProvider})
+		}
 	default:
 		t.Fatalf("method %q", c.Method)
 	}

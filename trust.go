@@ -127,12 +127,11 @@ func CertificatePolicy(chain [][]byte, o CertificateOptions) (Policy, error) {
 type SigstoreIdentity = bundle.SigstoreIdentity
 
 // SigstorePolicy accepts what any of the identities signed with a short-lived
-// certificate, by the authorities and logs of one trusted root (JSON). Nothing
-// is fetched. No identities: a policy that trusts nobody.
-func SigstorePolicy(trustedRoot []byte, identities ...SigstoreIdentity) (Policy, error) {
-	root, err := bundle.ParseTrustedRoot(trustedRoot)
-	if err != nil {
-		return Policy{}, err
+// certificate, by the authorities and logs of one trusted root, which
+// [bundle.ParseTrustedRoot] makes. Nothing is fetched. A nil root is an error. No identities: a policy that trusts nobody.
+func SigstorePolicy(root *bundle.TrustedRoot, identities ...SigstoreIdentity) (Policy, error) {
+	if root == nil {
+		return Policy{}, errors.New("sigstore policy: no trusted root")
 	}
 	var p Policy
 	for _, identity := range identities {

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/modelsig/modelsig/e2e/fakesigstore"
 )
 
 // The protocol of the OMS conformance suite, as the suite uses it: a model in
@@ -60,10 +62,6 @@ func TestTheConformanceAdapterSignsAndVerifies(t *testing.T) {
 			runs(t, 1, "conformance", "sign-model", "--method", "key", "--model-path", filepath.Join(dir, "empty"), "--output-bundle", filepath.Join(dir, "empty.sig"), "--private-key", filepath.Join(ca, "leaf.key.pem"))
 		})
 	}
-	runs(t, 2, "conformance", "sign-model", "--method", "sigstore", "--model-path", t.TempDir(), "--output-bundle", "x.sig")
-	if out := runs(t, 2, "conformance", "verify-model", "--method", "sigstore", "--model-path", t.TempDir(), "--bundle", "x.sig"); !strings.Contains(out, "MODELSIG_TRUSTED_ROOT") {
-		t.Errorf("the variable is not named: %s", out)
-	}
 	runs(t, 2, "conformance", "verify-model", "--unknown")
 	runs(t, 2, "conformance")
 
@@ -80,6 +78,36 @@ func TestTheConformanceAdapterSignsAndVerifies(t *testing.T) {
 	out := runs(t, 0, "conformance", "benchmark-model", "--operation", "hash", "--model-path", "testdata", "--repeat", "3", "--warmup", "1", "--hash-algorithm", "blake3", "--shard-size", "1000")
 	if err := json.Unmarshal([]byte(out), &times); err != nil || len(times.Times) != 3 {
 		t.Errorf("times %v, %v", times, err)
+	}
+}
+
+// The same with an identity, on a Sigstore that variables name.
+func TestTheConformanceAdapterSignsWithAnIdentity(t *testing.T) {
+	issuer, sigstore := fakesigstore.NewIssuer(t), fakesigstore.New(t)
+	servers := sigstore.Serve(issuer)
+	dir := t.TempDir()
+	model, bundle := filepath.Join(dir, "model"), filepath.Join(dir, "model.sig")
+	writeFile(t, filepath.Join(model, "weights.bin"), "weights")
+	writeFile(t, filepath.Join(dir, "root.json"), string(sigstore.TrustedRoot(nil)))
+	writeFile(t, filepath.Join(dir, "config.json"), string(servers.SigningConfig(nil)))
+	t.Setenv("MODELSIG_TRUSTED_ROOT", filepath.Join(dir, "root.json"))
+	t.Setenv("MODELSIG_SIGNING_CONFIG", filepath.Join(dir, "config.json"))
+
+	sign := []string{"sign-model", "--method", "sigstore", "--use-staging", "--model-path", model, "--output-bundle", bundle}
+	runs(t, 2, "conformance", sign...)
+	runs(t, 2, "conformance", append(sign, "--identity-token", "hello")...)
+	runs(t, 0, "conformance", append(sign, "--identity-token", issuer.Mail("ci@example.com"))...)
+	verify := []string{"verify-model", "--method", "sigstore", "--use-staging", "--model-path", model, "--bundle", bundle, "--identity-provider", issuer.URL}
+	runs(t, 0, "conformance", append(verify, "--identity", "ci@example.com")...)
+	runs(t, 1, "conformance", append(verify, "--identity", "other@example.com")...)
+	writeFile(t, filepath.Join(model, "weights.bin"), "changed")
+	runs(t, 1, "conformance", append(verify, "--identity", "ci@example.com")...)
+
+	// Without them the public one is asked, which cannot be reached here.
+	t.Setenv("MODELSIG_TRUSTED_ROOT", "")
+	t.Setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+	if out := runs(t, 2, "conformance", append(verify, "--identity", "ci@example.com")...); !strings.Contains(out, "tuf-repo-cdn.sigstage.dev") {
+		t.Errorf("staging is not named: %s", out)
 	}
 }
 

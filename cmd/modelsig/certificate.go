@@ -11,30 +11,42 @@ import (
 )
 
 type signCertificateCmd struct {
+	certificateFlags
+	Targets []string `arg:"" optional:"" name:"target" help:"REPO:TAG, REPO@DIGEST, oci:PATH:TAG, a folder, a file, a manifest, or - for a manifest on standard input."`
+}
+
+// certificateFlags are a private key and its certificate.
+type certificateFlags struct {
 	keyFlags
 	SigningCertificate string   `required:"" placeholder:"FILE" help:"Certificate of the private key, in PEM."`
 	CertificateChain   []string `sep:"none" placeholder:"FILE" help:"Certificates that issued it, in PEM; may be repeated. Roots are left out of the bundle."`
-	Targets            []string `arg:"" optional:"" name:"target" help:"REPO:TAG, REPO@DIGEST, oci:PATH:TAG, a folder, a file, a manifest, or - for a manifest on standard input."`
 }
 
 func (cmd *signCertificateCmd) Run(ctx context.Context, a *app, c *cli) error {
-	leaf, err := readCertificates(cmd.SigningCertificate)
+	return c.Sign.run(ctx, a, cmd.Targets, func() (modelsig.Signer, error) {
+		signer, err := a.certificateSigner(ctx, cmd.certificateFlags)
+		if err != nil {
+			return nil, err
+		}
+		return timestamped(signer, c.Sign.TSAURL)
+	})
+}
+
+// certificateSigner makes a signer of the private key and its certificate.
+func (a *app) certificateSigner(ctx context.Context, f certificateFlags) (modelsig.Signer, error) {
+	leaf, err := readCertificates(f.SigningCertificate)
 	if err != nil {
-		return fmt.Errorf("signing certificate: %w", err)
+		return nil, fmt.Errorf("signing certificate: %w", err)
 	}
-	chain, err := readChain(cmd.CertificateChain)
+	chain, err := readChain(f.CertificateChain)
 	if err != nil {
-		return fmt.Errorf("certificate chain: %w", err)
+		return nil, fmt.Errorf("certificate chain: %w", err)
 	}
-	key, err := a.privateKey(ctx, cmd.keyFlags)
+	key, err := a.privateKey(ctx, f.keyFlags)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	signer, err := modelsig.NewCertificateSigner(key, leaf, chain...)
-	if err != nil {
-		return err
-	}
-	return c.Sign.run(ctx, a, cmd.Targets, signer)
+	return modelsig.NewCertificateSigner(key, leaf, chain...)
 }
 
 type verifyCertificateCmd struct {
@@ -46,25 +58,25 @@ type verifyCertificateCmd struct {
 }
 
 func (cmd *verifyCertificateCmd) Run(ctx context.Context, a *app, c *cli) error {
+	return c.Verify.run(ctx, a, cmd.Targets, func() (modelsig.Policy, error) { return cmd.policy(ctx, a) })
+}
+
+func (cmd *verifyCertificateCmd) policy(ctx context.Context, a *app) (modelsig.Policy, error) {
 	if len(cmd.CertificateChain) == 0 {
-		return errors.New("no --certificate-chain: nobody is trusted")
+		return modelsig.Policy{}, errors.New("no --certificate-chain: nobody is trusted")
 	}
 	chain, err := readChain(cmd.CertificateChain)
 	if err != nil {
-		return fmt.Errorf("certificate chain: %w", err)
+		return modelsig.Policy{}, fmt.Errorf("certificate chain: %w", err)
 	}
 	authorities, err := cmd.authorities()
 	if err != nil {
-		return err
+		return modelsig.Policy{}, err
 	}
 	if cmd.LogFingerprints {
 		a.logFingerprints(ctx, chain)
 	}
-	policy, err := modelsig.CertificatePolicy(chain, modelsig.CertificateOptions{Identity: cmd.Identity, TimestampChain: authorities})
-	if err != nil {
-		return err
-	}
-	return c.Verify.run(ctx, a, cmd.Targets, policy)
+	return modelsig.CertificatePolicy(chain, modelsig.CertificateOptions{Identity: cmd.Identity, TimestampChain: authorities})
 }
 
 // logFingerprints tells which certificates are trusted, whatever the level: it

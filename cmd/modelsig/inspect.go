@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/modelsig/modelsig"
+	"github.com/modelsig/modelsig/bundle"
 )
 
 type inspectCmd struct {
@@ -67,7 +68,22 @@ func inspect(a *app, answers *answers[inspectJSON], name string, data []byte) er
 	out.add("method", "%s", c.Method)
 	out.add("key hint", "%s", c.Hint)
 	out.add("identity", "%s", c.Subject)
+	for _, name := range c.OtherNames {
+		out.add("other identity", "%s", name)
+	}
+	if c.Names > 1 {
+		out.add("certificate names", "%d", c.Names)
+	}
 	out.add("issuer", "%s", c.Issuer)
+	if !c.NotBefore.IsZero() {
+		out.add("certificate", "valid from %s to %s", timeText(c.NotBefore), timeText(c.NotAfter))
+	}
+	for _, e := range c.LogEntries {
+		out.add("log entry", "%s", logEntryText(e))
+	}
+	if c.Timestamps > 0 {
+		out.add("timestamps", "%d", c.Timestamps)
+	}
 	out.add("predicate type", "%s", c.PredicateType)
 	out.add("subject", "%s", c.Name)
 	for _, d := range c.Digests {
@@ -85,12 +101,29 @@ func inspect(a *app, answers *answers[inspectJSON], name string, data []byte) er
 	out.add("problem", "%s", c.Problem)
 	result := inspectJSON{
 		Verified: false, Bundle: name, MediaType: c.MediaType, Method: c.Method, KeyHint: c.Hint, Identity: c.Subject, Issuer: c.Issuer,
-		PredicateType: c.PredicateType, Problem: c.Problem,
+		PredicateType: c.PredicateType, Problem: c.Problem, OtherIdentities: c.OtherNames, Timestamps: c.Timestamps,
+	}
+	if !c.NotBefore.IsZero() {
+		result.Certificate = &certificateJSON{timeText(c.NotBefore), timeText(c.NotAfter), c.Names}
+	}
+	for _, e := range c.LogEntries {
+		result.LogEntries = append(result.LogEntries, logEntryJSON{e.LogID, e.Index, timeText(e.Time)})
 	}
 	if json.Valid(c.Payload) {
 		result.Statement = c.Payload
 	}
 	return answers.add(a, out, result, "")
+}
+
+func logEntryText(e bundle.LogEntry) string {
+	text := fmt.Sprintf("index %d of log %s", e.Index, e.LogID)
+	if e.LogID == "" {
+		text = fmt.Sprintf("index %d of no log", e.Index)
+	}
+	if !e.Time.IsZero() {
+		text += ", " + timeText(e.Time)
+	}
+	return text
 }
 
 // inspectJSON is schema modelsig/inspect/v1.
@@ -105,4 +138,21 @@ type inspectJSON struct {
 	PredicateType string          `json:"predicateType,omitempty"`
 	Statement     json.RawMessage `json:"statement,omitempty"`
 	Problem       string          `json:"problem,omitempty"`
+
+	OtherIdentities []string         `json:"otherIdentities,omitempty"`
+	Certificate     *certificateJSON `json:"certificate,omitempty"`
+	LogEntries      []logEntryJSON   `json:"logEntries,omitempty"`
+	Timestamps      int              `json:"timestamps,omitempty"`
+}
+
+type certificateJSON struct {
+	NotBefore string `json:"notBefore"`
+	NotAfter  string `json:"notAfter"`
+	Names     int    `json:"names"`
+}
+
+type logEntryJSON struct {
+	LogID string `json:"logId,omitempty"`
+	Index int64  `json:"logIndex"`
+	Time  string `json:"integratedTime,omitempty"`
 }

@@ -38,6 +38,7 @@ func (l *listCmd) Run(ctx context.Context, a *app) error {
 		out.add("referrer", "%s", referrerText(r))
 		result.Referrers = append(result.Referrers, referrerJSON{
 			r.Digest, r.Kind, r.ArtifactType, r.PredicateType, r.Method, r.Signer, r.Issuer, r.Created, r.Size, r.Source, r.Problem,
+			r.Names, r.LogEntries, r.Logged, r.Timestamps,
 		})
 	}
 	var answers answers[listJSON]
@@ -64,6 +65,12 @@ func referrerText(r modelsig.Attached) string {
 	}
 	if r.Method != "" {
 		text += fmt.Sprintf(", %s %q", r.Method, r.Signer)
+	}
+	if r.Names > 1 {
+		text += fmt.Sprintf(", one of %d names", r.Names)
+	}
+	if r.Logged != "" {
+		text += ", logged " + r.Logged
 	}
 	if r.Created != "" {
 		text += ", " + r.Created
@@ -92,4 +99,8 @@ type referrerJSON struct {
 	Size          int64  `json:"size"`
 	Source        string `json:"source"`
 	Problem       string `json:"problem,omitempty"`
+	Names         int    `json:"names,omitempty"`
+	LogEntries    int    `json:"logEntries,omitempty"`
+	Logged        string `json:"logged,omitempty"`
+	Timestamps    int    `json:"timestamps,omitempty"`
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/modelsig/modelsig"
 )
@@ -13,12 +14,58 @@ type pushCmd struct {
 	MediaType     string            `placeholder:"TYPE" help:"Media type of every layer. Default: by extension."`
 	Allow         []string          `sep:"none" placeholder:"NAME" help:"Accept an ambiguous input: ${threats}."`
 	AllowSymlinks bool              `help:"Follow links to regular files inside the folder."`
-	Sign          string            `enum:"key," default:"" placeholder:"METHOD" help:"Sign what was pushed (key)."`
-	PrivateKey    string            `aliases:"key" placeholder:"KEY" help:"With --sign key: the private key."`
-	PasswordFile  string            `placeholder:"FILE" help:"With --sign key: password of the key."`
+	Sign          string            `enum:"key,certificate,sigstore," default:"" placeholder:"METHOD" help:"Sign what was pushed (key, certificate, sigstore). The flags are those of modelsig sign METHOD."`
 	Annotations   map[string]string `name:"annotations" short:"a" aliases:"annotation" mapsep:"none" placeholder:"KEY=VALUE" help:"With --sign: record in the artifact signature."`
 
+	pushSignFlags
 	registryFlags
+}
+
+// pushSignFlags are those of each method.
+type pushSignFlags struct {
+	PrivateKey         string   `aliases:"key" placeholder:"KEY" help:"With --sign key or certificate: the private key." group:"Signing"`
+	PasswordFile       string   `placeholder:"FILE" help:"With --sign key or certificate: password of the key." group:"Signing"`
+	SigningCertificate string   `placeholder:"FILE" help:"With --sign certificate: certificate of the key, in PEM." group:"Signing"`
+	CertificateChain   []string `sep:"none" placeholder:"FILE" help:"With --sign certificate: certificates that issued it, in PEM." group:"Signing"`
+	TSAURL             string   `name:"tsa-url" placeholder:"URL" help:"Have this timestamp authority (RFC 3161) say when each signature was made." group:"Signing"`
+	keylessFlags       `group:"Signing"`
+}
+
+// signer makes the signer of a method; "": none. A flag that it would pass over
+// is refused: somebody meant another method.
+func (f pushSignFlags) signer(ctx context.Context, a *app, method string) (modelsig.Signer, error) {
+	key := keyFlags{PrivateKey: f.PrivateKey, PasswordFile: f.PasswordFile}
+	certificate := f.SigningCertificate != "" || len(f.CertificateChain) > 0
+	switch {
+	case method == "" && (key != keyFlags{} || certificate || f.TSAURL != "" || f.given()):
+		return nil, errors.New("flags of signing need --sign METHOD")
+	case method != "sigstore" && f.given():
+		return nil, fmt.Errorf("--sign %s takes no identity, and no trusted root: they are for --sign sigstore", method)
+	case method != "certificate" && certificate:
+		return nil, fmt.Errorf("--sign %s takes no certificate: --sign certificate does", method)
+	case method == "sigstore" && key != keyFlags{}:
+		return nil, errors.New("--sign sigstore takes no private key: --sign key does")
+	case (method == "key" || method == "certificate") && f.PrivateKey == "":
+		return nil, fmt.Errorf("--sign %s needs --private-key", method)
+	case method == "certificate" && f.SigningCertificate == "":
+		return nil, errors.New("--sign certificate needs --signing-certificate")
+	}
+	var signer modelsig.Signer
+	var err error
+	switch method {
+	case "":
+		return nil, nil
+	case "sigstore":
+		return a.keylessSigner(ctx, f.keylessFlags, f.TSAURL)
+	case "certificate":
+		signer, err = a.certificateSigner(ctx, certificateFlags{key, f.SigningCertificate, f.CertificateChain})
+	default:
+		signer, err = a.keySigner(ctx, key)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return timestamped(signer, f.TSAURL)
 }
 
 func (p *pushCmd) Run(ctx context.Context, a *app) error {
@@ -32,16 +79,8 @@ func (p *pushCmd) Run(ctx context.Context, a *app) error {
 		AllowSymlinks: p.AllowSymlinks,
 		Sign:          modelsig.SignOptions{Allow: allow, Annotations: p.Annotations},
 	}
-	switch {
-	case p.Sign == "" && (p.PrivateKey != "" || p.PasswordFile != "" || len(p.Annotations) > 0):
-		return errors.New("--private-key, --password-file and --annotations need --sign key")
-	case p.Sign == "key" && p.PrivateKey == "":
-		return errors.New("--sign key needs --private-key")
-	case p.Sign == "key":
-		// Before anything is uploaded: a wrong password should cost nothing.
-		if options.Signer, err = a.keySigner(ctx, keyFlags{PrivateKey: p.PrivateKey, PasswordFile: p.PasswordFile}); err != nil {
-			return err
-		}
+	if p.Sign == "" && len(p.Annotations) > 0 {
+		return errors.New("--annotations need --sign METHOD")
 	}
 	target, err := modelsig.ParseReference(p.Ref)
 	if err != nil {
@@ -49,6 +88,10 @@ func (p *pushCmd) Run(ctx context.Context, a *app) error {
 	}
 	client, err := a.client(p.registryFlags, []modelsig.Target{target})
 	if err != nil {
+		return err
+	}
+	// Before anything is uploaded: a wrong password should cost nothing.
+	if options.Signer, err = p.signer(ctx, a, p.Sign); err != nil {
 		return err
 	}
 	pushed, err := client.Push(ctx, p.Dir, target.Reference, options)

@@ -14,7 +14,7 @@ import (
 type signCmd struct {
 	Key         signKeyCmd         `cmd:"" help:"Sign with a private key."`
 	Certificate signCertificateCmd `cmd:"" help:"Sign with a private key and its certificate."`
-	Sigstore    signSigstoreCmd    `cmd:"" hidden:"" default:"withargs"`
+	Sigstore    signSigstoreCmd    `cmd:"" default:"withargs" help:"Sign with an identity: keyless, by Sigstore. The method where none is named."`
 
 	signFlags
 	modelFlags
@@ -121,15 +121,18 @@ type signKeyCmd struct {
 }
 
 func (cmd *signKeyCmd) Run(ctx context.Context, a *app, c *cli) error {
-	signer, err := a.keySigner(ctx, cmd.keyFlags)
-	if err != nil {
-		return err
-	}
-	return c.Sign.run(ctx, a, cmd.Targets, signer)
+	return c.Sign.run(ctx, a, cmd.Targets, func() (modelsig.Signer, error) {
+		signer, err := a.keySigner(ctx, cmd.keyFlags)
+		if err != nil {
+			return nil, err
+		}
+		return timestamped(signer, c.Sign.TSAURL)
+	})
 }
 
-// run signs each target in order, whatever the method.
-func (s *signCmd) run(ctx context.Context, a *app, args []string, signer modelsig.Signer) error {
+// run signs each target in order, whatever the method: it makes the signer when
+// all that was asked for makes sense.
+func (s *signCmd) run(ctx context.Context, a *app, args []string, method func() (modelsig.Signer, error)) error {
 	targets, err := s.targets(args)
 	if err != nil {
 		return err
@@ -140,9 +143,6 @@ func (s *signCmd) run(ctx context.Context, a *app, args []string, signer modelsi
 	}
 	hashing, err := s.hashing()
 	if err != nil {
-		return err
-	}
-	if signer, err = timestamped(signer, s.TSAURL); err != nil {
 		return err
 	}
 	client, err := a.client(s.registryFlags, targets)
@@ -158,6 +158,10 @@ func (s *signCmd) run(ctx context.Context, a *app, args []string, signer modelsi
 	}
 	if s.NoAttach && s.Signature == "" && !s.DryRun && slices.ContainsFunc(targets, isArtifact) {
 		return errors.New("--no-attach without --signature would throw the signatures away")
+	}
+	signer, err := method()
+	if err != nil {
+		return err
 	}
 	options := modelsig.SignOptions{
 		ModelOnly:       s.ModelSignatureOnly,

@@ -13,8 +13,12 @@ type verifySigstoreCmd struct {
 	IdentityProvider       string   `aliases:"certificate-oidc-issuer" placeholder:"URL" help:"OIDC issuer that vouched for the identity, exactly."`
 	IdentityRegexp         string   `aliases:"certificate-identity-regexp" placeholder:"RE" help:"Accept identities that match, as a whole."`
 	IdentityProviderRegexp string   `aliases:"certificate-oidc-issuer-regexp" placeholder:"RE" help:"Accept issuers that match, as a whole."`
-	TrustedRoot            string   `placeholder:"FILE" help:"Sigstore's trusted root, in JSON. Nothing is fetched."`
-	Targets                []string `arg:"" optional:"" name:"target" help:"REPO:TAG, REPO@DIGEST, oci:PATH:TAG, a folder, a file, a manifest, or - for a manifest on standard input."`
+	SourceRepository       *string  `aliases:"certificate-github-workflow-repository" placeholder:"REPO" help:"Repository that was built, exactly: its URI, or OWNER/NAME."`
+	SourceRef              *string  `aliases:"certificate-github-workflow-ref" placeholder:"REF" help:"Git ref that was built, exactly: refs/heads/main."`
+	BuildSigner            *string  `placeholder:"URI" help:"Build instructions that signed, exactly: the URI of a (reusable) workflow."`
+	BuildTrigger           *string  `aliases:"certificate-github-workflow-trigger" placeholder:"EVENT" help:"Event that began the build, exactly: push."`
+	trustFlags
+	Targets []string `arg:"" optional:"" name:"target" help:"REPO:TAG, REPO@DIGEST, oci:PATH:TAG, a folder, a file, a manifest, or - for a manifest on standard input."`
 }
 
 func (cmd *verifySigstoreCmd) Run(ctx context.Context, a *app, c *cli) error {
@@ -26,19 +30,34 @@ func (cmd *verifySigstoreCmd) Run(ctx context.Context, a *app, c *cli) error {
 		return &hinted{errors.New("no --identity: nobody is trusted"), methodsHint}
 	case cmd.IdentityProvider == "" && cmd.IdentityProviderRegexp == "":
 		return errors.New("no --identity-provider: an identity means nothing without who vouched for it")
-	case cmd.TrustedRoot == "":
-		return errors.New("no --trusted-root: this version does not fetch the public one")
 	}
-	data, err := readSmall(cmd.TrustedRoot, maxTrustedRoot)
-	if err != nil {
-		return fmt.Errorf("trusted root: %w", err)
+	if err := cmd.trustFlags.check(); err != nil {
+		return err
+	}
+	var claims modelsig.SigstoreIdentity
+	for _, claim := range []struct {
+		flag     string
+		from, to *string
+	}{
+		{"--source-repository", cmd.SourceRepository, &claims.SourceRepository},
+		{"--source-ref", cmd.SourceRef, &claims.SourceRef},
+		{"--build-signer", cmd.BuildSigner, &claims.BuildSigner},
+		{"--build-trigger", cmd.BuildTrigger, &claims.BuildTrigger},
+	} {
+		switch {
+		case claim.from == nil:
+		case *claim.from == "": // as an unset variable makes it: it would demand nothing
+			return fmt.Errorf("%s is empty", claim.flag)
+		default:
+			*claim.to = *claim.from
+		}
 	}
 	var identities []modelsig.SigstoreIdentity
 	add := func(subject, expression string) {
-		identities = append(identities, modelsig.SigstoreIdentity{
-			Subject: subject, SubjectRegexp: expression,
-			Issuer: cmd.IdentityProvider, IssuerRegexp: cmd.IdentityProviderRegexp,
-		})
+		identity := claims
+		identity.Subject, identity.SubjectRegexp = subject, expression
+		identity.Issuer, identity.IssuerRegexp = cmd.IdentityProvider, cmd.IdentityProviderRegexp
+		identities = append(identities, identity)
 	}
 	for _, subject := range cmd.Identity {
 		add(subject, "")
@@ -46,12 +65,11 @@ func (cmd *verifySigstoreCmd) Run(ctx context.Context, a *app, c *cli) error {
 	if cmd.IdentityRegexp != "" {
 		add("", cmd.IdentityRegexp)
 	}
-	policy, err := modelsig.SigstorePolicy(data, identities...)
-	if err != nil {
-		return fmt.Errorf("%s: %w", cmd.TrustedRoot, err)
-	}
-	return c.Verify.run(ctx, a, cmd.Targets, policy)
+	return c.Verify.run(ctx, a, cmd.Targets, func() (modelsig.Policy, error) {
+		root, err := a.trustedRoot(ctx, cmd.trustFlags)
+		if err != nil {
+			return modelsig.Policy{}, err
+		}
+		return modelsig.SigstorePolicy(root, identities...)
+	})
 }
-
-// maxTrustedRoot bounds a trusted root, in bytes: the public one has 7 KiB.
-const maxTrustedRoot = 1 << 20

@@ -2,19 +2,9 @@ package main
 
 import (
 	"fmt"
-	"net"
-	"net/http"
-	"time"
 
 	"github.com/modelsig/modelsig"
 	"github.com/modelsig/modelsig/bundle"
-)
-
-// Waits for a timestamp authority, as for registries.
-const (
-	tsaConnect = 10 * time.Second
-	tsaHeaders = 30 * time.Second
-	tsaAnswer  = 60 * time.Second // all of it: some KiB
 )
 
 // timestamped has an authority say when signatures were made; url "": nobody.
@@ -22,19 +12,7 @@ func timestamped(signer modelsig.Signer, url string) (modelsig.Signer, error) {
 	if url == "" {
 		return signer, nil
 	}
-	client := &http.Client{
-		Transport: &http.Transport{
-			Proxy:                 http.ProxyFromEnvironment,
-			DialContext:           (&net.Dialer{Timeout: tsaConnect}).DialContext,
-			TLSHandshakeTimeout:   tsaConnect,
-			ResponseHeaderTimeout: tsaHeaders,
-			ForceAttemptHTTP2:     true,
-		},
-		// An authority is where its user said it is.
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		Timeout:       tsaAnswer,
-	}
-	signer, err := bundle.WithTimestamps(signer, client, url)
+	signer, err := bundle.WithTimestamps(signer, servicesClient(), url)
 	if err != nil {
 		return nil, fmt.Errorf("--tsa-url: %w", err)
 	}

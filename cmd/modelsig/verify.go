@@ -41,24 +41,22 @@ type verifyKeyCmd struct {
 }
 
 func (cmd *verifyKeyCmd) Run(ctx context.Context, a *app, c *cli) error {
-	policy, err := a.keyPolicy(ctx, cmd.PublicKey)
-	if err != nil {
-		return err
-	}
-	authorities, err := cmd.authorities()
-	if err != nil {
-		return err
-	}
-	if len(authorities) > 0 {
-		if policy, err = modelsig.WithTimestampChain(policy, authorities...); err != nil {
-			return err
+	return c.Verify.run(ctx, a, cmd.Targets, func() (modelsig.Policy, error) {
+		policy, err := a.keyPolicy(ctx, cmd.PublicKey)
+		if err != nil {
+			return policy, err
 		}
-	}
-	return c.Verify.run(ctx, a, cmd.Targets, policy)
+		authorities, err := cmd.authorities()
+		if err != nil || len(authorities) == 0 {
+			return policy, err
+		}
+		return modelsig.WithTimestampChain(policy, authorities...)
+	})
 }
 
-// run verifies each target, whatever the method.
-func (v *verifyCmd) run(ctx context.Context, a *app, args []string, policy modelsig.Policy) error {
+// run verifies each target, whatever the method: it makes the policy when all
+// that was asked for makes sense.
+func (v *verifyCmd) run(ctx context.Context, a *app, args []string, method func() (modelsig.Policy, error)) error {
 	targets, err := v.targets(args)
 	if err != nil {
 		return err
@@ -83,6 +81,13 @@ func (v *verifyCmd) run(ctx context.Context, a *app, args []string, policy model
 		return err
 	}
 	client.MaxReferrers, client.Jobs = v.MaxReferrers, v.Jobs
+	if err := v.check(a, targets); err != nil {
+		return err
+	}
+	policy, err := method()
+	if err != nil {
+		return err
+	}
 	// The command line says what it got; library and policies want the
 	// manifest's digest.
 	policy.Binding = verify.StrengthLayers
@@ -97,18 +102,6 @@ func (v *verifyCmd) run(ctx context.Context, a *app, args []string, policy model
 		Allow:           allow,
 		IgnorePaths:     v.IgnorePaths,
 		AllowSymlinks:   v.AllowSymlinks,
-	}
-	if v.MaxReferrers < 0 {
-		return errNegativeReferrers
-	}
-	if err := v.jobsFlag.check(); err != nil {
-		return err
-	}
-	if v.Subset && slices.ContainsFunc(targets, func(t modelsig.Target) bool { return t.Kind != modelsig.KindDir && !t.Guessed }) {
-		return errors.New("--subset is for folders: an artifact has all its layers")
-	}
-	if a.Format == formatRef && v.Ref == "" && !slices.ContainsFunc(targets, isArtifact) {
-		return errors.New("--format ref prints REPO@DIGEST, and no target has a reference")
 	}
 	answers := answers[verifyJSON]{many: len(targets) > 1}
 	for _, t := range targets {
@@ -129,6 +122,23 @@ func (v *verifyCmd) run(ctx context.Context, a *app, args []string, policy model
 		}
 	}
 	return answers.finish(a, "modelsig/verify/v1")
+}
+
+// check refuses flags that would do nothing, or make no sense.
+func (v *verifyCmd) check(a *app, targets []modelsig.Target) error {
+	if v.MaxReferrers < 0 {
+		return errNegativeReferrers
+	}
+	if err := v.jobsFlag.check(); err != nil {
+		return err
+	}
+	if v.Subset && slices.ContainsFunc(targets, func(t modelsig.Target) bool { return t.Kind != modelsig.KindDir && !t.Guessed }) {
+		return errors.New("--subset is for folders: an artifact has all its layers")
+	}
+	if a.Format == formatRef && v.Ref == "" && !slices.ContainsFunc(targets, isArtifact) {
+		return errors.New("--format ref prints REPO@DIGEST, and no target has a reference")
+	}
+	return nil
 }
 
 // one verifies one target, and says which signature file it read.
@@ -314,7 +324,7 @@ func signerText(s verify.Signer) string {
 	return text + ")"
 }
 
-// timeText is a proved time, in UTC; "" for none.
+// timeText is a time, in UTC; "" for none.
 func timeText(t time.Time) string {
 	if t.IsZero() {
 		return ""

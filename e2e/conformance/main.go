@@ -7,7 +7,8 @@
 //	conformance capabilities
 //
 // METHOD is key, certificate or sigstore; for the last, MODELSIG_TRUSTED_ROOT
-// names the file with Sigstore's trusted root. Exit codes are those of modelsig: 1
+// and MODELSIG_SIGNING_CONFIG name the files of a Sigstore. Without them it is
+// the public one, or its staging, by TUF. Exit codes are those of modelsig: 1
 // for what is refused, 2 for what could not be done. capabilities and
 // benchmark-model print JSON.
 package main
@@ -20,11 +21,13 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"runtime/debug"
 	"time"
 
 	"github.com/modelsig/modelsig"
+	"github.com/modelsig/modelsig/bundle"
 	"github.com/modelsig/modelsig/manifest"
 )
 
@@ -128,7 +131,7 @@ func (o *options) sign(ctx context.Context) error {
 	if o.outputBundle == "" {
 		return errors.New("no --output-bundle")
 	}
-	signer, err := o.signer()
+	signer, err := o.signer(ctx)
 	if err != nil {
 		return err
 	}
@@ -140,7 +143,7 @@ func (o *options) sign(ctx context.Context) error {
 }
 
 func (o *options) verify(ctx context.Context) error {
-	policy, err := o.policy()
+	policy, err := o.policy(ctx)
 	if err != nil {
 		return err
 	}
@@ -159,7 +162,14 @@ func (o *options) signOptions() modelsig.SignOptions {
 	}
 }
 
-func (o *options) signer() (modelsig.Signer, error) {
+func (o *options) signer(ctx context.Context) (modelsig.Signer, error) {
+	if o.method == "sigstore" {
+		root, config, err := o.trust(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return bundle.NewSigstoreSigner(http.DefaultClient, root, config, func(context.Context) (string, error) { return o.identityToken, nil })
+	}
 	files, err := read(append(values{o.privateKey}, o.certChain...)...)
 	if err != nil {
 		return nil, err
@@ -174,10 +184,37 @@ func (o *options) signer() (modelsig.Signer, error) {
 		}
 		return modelsig.CertificateSigner(files[0], nil, leaf[0], files[1:]...)
 	}
-	return nil, fmt.Errorf("signing by method %q is not in this version", o.method)
+	return nil, fmt.Errorf("method %q is not known", o.method)
 }
 
-func (o *options) policy() (policy modelsig.Policy, err error) {
+// trust is the Sigstore of method sigstore. The config is nil where none is
+// named beside a root.
+func (o *options) trust(ctx context.Context) (root *bundle.TrustedRoot, config *bundle.SigningConfig, err error) {
+	name := cmp.Or(o.trustedRoot, os.Getenv("MODELSIG_TRUSTED_ROOT"))
+	if name == "" {
+		repository := bundle.PublicGood()
+		if o.useStaging {
+			repository = bundle.Staging()
+		}
+		return bundle.FetchTrust(ctx, http.DefaultClient, repository, bundle.TUFOptions{})
+	}
+	files, err := read(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	if root, err = bundle.ParseTrustedRoot(files[0]); err != nil {
+		return nil, nil, err
+	}
+	if name = os.Getenv("MODELSIG_SIGNING_CONFIG"); name != "" {
+		if files, err = read(name); err != nil {
+			return nil, nil, err
+		}
+		config, err = bundle.ParseSigningConfig(files[0])
+	}
+	return root, config, err
+}
+
+func (o *options) policy(ctx context.Context) (policy modelsig.Policy, err error) {
 	var files [][]byte
 	switch o.method {
 	case "key":
@@ -189,13 +226,9 @@ func (o *options) policy() (policy modelsig.Policy, err error) {
 			policy, err = modelsig.CertificatePolicy(files, modelsig.CertificateOptions{})
 		}
 	case "sigstore":
-		// The suite has no flag for it, and nothing is fetched here.
-		root := cmp.Or(o.trustedRoot, os.Getenv("MODELSIG_TRUSTED_ROOT"))
-		if root == "" {
-			return policy, errors.New("method sigstore needs a trusted root: MODELSIG_TRUSTED_ROOT names the file")
-		}
-		if files, err = read(root); err == nil {
-			policy, err = modelsig.SigstorePolicy(files[0], modelsig.SigstoreIdentity{Subject: o.identity, Issuer: o.identityProvider})
+		var root *bundle.TrustedRoot
+		if root, _, err = o.trust(ctx); err == nil {
+			policy, err = modelsig.SigstorePolicy(root, modelsig.SigstoreIdentity{Subject: o.identity, Issuer: o.identityProvider})
 		}
 	default:
 		err = fmt.Errorf("method %q is not known", o.method)
@@ -244,10 +277,10 @@ func (o *options) benchmarked(ctx context.Context) (func() error, error) {
 	case "hash":
 		return func() error { _, err := client.DigestDir(ctx, o.modelPath, signing); return err }, nil
 	case "sign":
-		signer, err := o.signer()
+		signer, err := o.signer(ctx)
 		return func() error { _, err := client.SignDir(ctx, o.modelPath, signer, signing); return err }, err
 	case "verify":
-		policy, err := o.policy()
+		policy, err := o.policy(ctx)
 		return func() error {
 			_, err := client.VerifyDir(ctx, o.modelPath, policy, modelsig.VerifyOptions{SignatureFile: o.bundle, IgnorePaths: o.ignorePaths})
 			return err
@@ -265,7 +298,7 @@ func capabilities() any {
 	return map[string]any{
 		"protocol_version": 1,
 		"client_version":   version,
-		"methods":          []string{"key", "certificate"},
+		"methods":          []string{"key", "certificate", "sigstore"},
 		"flags":            []string{"ignore-paths", "ignore-unsigned-files", "cert-chain"},
 		"hash_algorithms":  []string{manifest.SHA256, manifest.BLAKE2b, manifest.BLAKE3},
 		"benchmark_model":  true,
