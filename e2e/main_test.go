@@ -35,6 +35,10 @@
 //	requests                      print what the registry at $FAULTY was asked
 //	serve KIND                    basic, redirecting, luring, bearer, tls: the registry again, at $GUARDED
 //	authority NAME                a timestamp authority, at $NAME; its root is NAME.pem
+//	sigstore NAME KIND…           a Sigstore (rekor-v1, no-ct): its files in the folder NAME, $NAME_TSA, $ISSUER
+//	sigstore-break NAME SVC HOW   fulcio, rekor, tsa, all: a status, drop, hang, truncate, replay, no-sct, fix, or a NAME that answers instead
+//	sigstore-asked NAME           print how often each service was asked
+//	token FILE [EMAIL] CLAIM=V…   an identity token, also in $TOKEN; exp and nbf are from now on
 //	serve-binary FLAG…            modelsig registry, at $SERVED
 //	collector KIND                an OTLP collector at $COLLECTOR: answers, grpc, grpc-hangs, hangs, throttles, denies, redirects, gone
 //	spans                         print the spans that collectors got
@@ -174,6 +178,7 @@ func setUp(env *testscript.Env, mode string) error {
 	r := newRegistry(mode)
 	env.Defer(r.close)
 	env.Values[registryKey{}] = r
+	env.Values[sigstoresKey{}] = &sigstores{named: map[string]*namedSigstore{}}
 
 	testdata, err := filepath.Abs("../testdata")
 	if err != nil {
