@@ -183,15 +183,7 @@ func newTokenServer(t *testing.T) *tokenServer {
 		t.Fatal(err)
 	}
 	s := &tokenServer{key: key, scopes: map[string]bool{}, jwks: filepath.Join(t.TempDir(), "jwks.json")}
-	point, err := key.PublicKey.Bytes() // 4, x, y
-	if err != nil {
-		t.Fatal(err)
-	}
-	size := (len(point) - 1) / 2
-	writeFile(t, s.jwks, mustJSON(t, map[string]any{"keys": []any{map[string]string{
-		"kty": "EC", "crv": "P-256", "alg": "ES256", "use": "sig", "kid": tokenKey,
-		"x": base64URL(point[1 : 1+size]), "y": base64URL(point[1+size:]),
-	}}}))
+	writeFile(t, s.jwks, keySet(t, key))
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) { s.serve(t, w, req) }))
 	t.Cleanup(server.Close)
 	s.url = server.URL
@@ -233,7 +225,7 @@ func (s *tokenServer) serve(t *testing.T, w http.ResponseWriter, req *http.Reque
 	}
 	s.mu.Unlock()
 	now := time.Now()
-	token, err := s.sign(map[string]any{
+	token, err := signJWT(s.key, map[string]any{
 		"iss": tokenIssuer, "sub": name, "aud": tokenService, "access": access,
 		"iat": now.Unix(), "nbf": now.Unix(), "exp": now.Add(tokenLife).Unix(),
 	})
@@ -246,9 +238,9 @@ func (s *tokenServer) serve(t *testing.T, w http.ResponseWriter, req *http.Reque
 	json.NewEncoder(w).Encode(map[string]any{"token": token, "access_token": token, "expires_in": int(tokenLife.Seconds())})
 }
 
-// sign makes an ES256 JSON Web Token: the signature is r and s side by side
+// signJWT makes an ES256 JSON Web Token: the signature is r and s side by side
 // (RFC 7518 §3.4).
-func (s *tokenServer) sign(claims map[string]any) (string, error) {
+func signJWT(key *ecdsa.PrivateKey, claims map[string]any) (string, error) {
 	header, err := json.Marshal(map[string]string{"alg": "ES256", "typ": "JWT", "kid": tokenKey})
 	if err != nil {
 		return "", err
@@ -259,13 +251,27 @@ func (s *tokenServer) sign(claims map[string]any) (string, error) {
 	}
 	signed := base64URL(header) + "." + base64URL(body)
 	digest := sha256.Sum256([]byte(signed))
-	x, y, err := ecdsa.Sign(rand.Reader, s.key, digest[:])
+	x, y, err := ecdsa.Sign(rand.Reader, key, digest[:])
 	if err != nil {
 		return "", err
 	}
-	size := (s.key.Params().BitSize + 7) / 8
+	size := (key.Params().BitSize + 7) / 8
 	signature := append(x.FillBytes(make([]byte, size)), y.FillBytes(make([]byte, size))...)
 	return signed + "." + base64URL(signature), nil
+}
+
+// keySet is the JSON Web Key Set that signJWT's tokens verify with.
+func keySet(t testing.TB, key *ecdsa.PrivateKey) []byte {
+	t.Helper()
+	point, err := key.PublicKey.Bytes() // 4, x, y
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := (len(point) - 1) / 2
+	return mustJSON(t, map[string]any{"keys": []any{map[string]string{
+		"kty": "EC", "crv": "P-256", "alg": "ES256", "use": "sig", "kid": tokenKey,
+		"x": base64URL(point[1 : 1+size]), "y": base64URL(point[1+size:]),
+	}}})
 }
 
 func base64URL(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }

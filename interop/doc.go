@@ -11,6 +11,8 @@
 //	peers/registry   CNCF distribution v3.1.2: no Referrers API
 //	peers/crane      crane v0.22.1
 //	peers/tsa        sigstore's timestamp-authority v2.1.3
+//	peers/fulcio     sigstore's certificate authority v1.8.8
+//	peers/rekor      rekor-tiles v2.3.0, on a POSIX file system
 //
 // One module for all of them would select one version of each dependency for
 // all of them, and none would be the program that was released: with crane
