@@ -17,7 +17,6 @@ import (
 	protobundle "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
 	protocommon "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
 	protorekor "github.com/sigstore/protobuf-specs/gen/pb-go/rekor/v1"
-	"github.com/sigstore/sigstore-go/pkg/fulcio/certificate"
 	"github.com/sigstore/sigstore-go/pkg/root"
 	"github.com/sigstore/sigstore-go/pkg/sign"
 	"golang.org/x/sync/errgroup"
@@ -35,6 +34,7 @@ type TokenSource func(ctx context.Context) (string, error)
 //
 // Nothing is asked of anybody before the first Sign or Verifier; what is signed within one certificate's time has the same certificate. A certificate is checked against trusted before
 // anything is signed with it, and every bundle before it is returned: what Sign returns, [NewSigstoreVerifier] accepts with trusted, the certificate's subject and its issuer.
+// Each log's entry and each authority's token has to count under trusted, though verifiers are content with one of each.
 // The logs and authorities of all payloads are asked at once. Where a log holds an entry already, from an answer that was lost, the payload is signed anew, once.
 // If a service fails, nothing is returned; what another one logged stays in its log.
 //
@@ -166,18 +166,16 @@ func (c *issued) request(ctx context.Context, token string, trusted *TrustedRoot
 	if public, ok := c.keypair.GetPublicKey().(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(c.leaf.PublicKey) {
 		return errors.New("its certificate is not for the key that was sent")
 	}
-	names, err := certificate.SummarizeCertificate(c.leaf)
+	names, err := readNames(c.leaf)
 	if err != nil {
-		return fmt.Errorf("its certificate names no signer: %s", quote(err.Error()))
+		return fmt.Errorf("check its certificate: %w", err)
 	}
-	v, err := NewSigstoreVerifier(trusted, SigstoreIdentity{Subject: names.SubjectAlternativeName, Issuer: names.Issuer})
+	v, err := NewSigstoreVerifier(trusted, SigstoreIdentity{Subject: names.subject, Issuer: names.issuer})
 	if err != nil {
 		return fmt.Errorf("check its certificate: %w", err)
 	}
 	c.verifier = v.(*sigstoreVerifier)
-	// A copy: the check takes note of what it read.
-	leaf := *c.leaf
-	if _, err := c.verifier.checkCertificate(&leaf); err != nil {
+	if _, err := c.verifier.checkCertificate(c.leaf); err != nil {
 		return fmt.Errorf("check its certificate: %w", err)
 	}
 	return nil
@@ -234,7 +232,37 @@ func (c *issued) sign(ctx context.Context, payload []byte) (*Bundle, error) {
 	if len(tokens) > 0 {
 		signed.VerificationMaterial.TimestampVerificationData = &protobundle.TimestampVerificationData{Rfc3161Timestamps: tokens}
 	}
-	return checked(signed, c.verifier)
+	b, err := checked(signed, c.verifier)
+	if err != nil {
+		return nil, err
+	}
+	return b, c.checkEach(b)
+}
+
+// checkEach wants all that was asked for to count: one log and one time suffice to verifiers, and what they pass over nobody would miss.
+func (c *issued) checkEach(b *Bundle) error {
+	e := newEntity(c.leaf, b.wire.Envelope)
+	for i, log := range c.services.logs {
+		if len(c.services.logs) == 1 {
+			break // the bundle was just opened by it; each costs a pass over the payload
+		}
+		alone, material := b.wire, *b.wire.Material
+		material.LogEntries = material.LogEntries[i : i+1]
+		alone.Material = &material
+		if _, err := c.verifier.provedEntries(e, &alone); err != nil {
+			return fmt.Errorf("transparency log %s: %w", quote(log.URL), err)
+		}
+	}
+	for i, tsa := range c.services.tsas {
+		t, err := c.verifier.stampedTime(e, b.wire.Material.Timestamps.RFC3161[i].SignedTimestamp)
+		if err == nil {
+			err = c.verifier.checkTime(c.leaf, t)
+		}
+		if err != nil {
+			return fmt.Errorf("timestamp authority %s: its token proves no time to who trusts the root: %w", quote(tsa), err)
+		}
+	}
+	return nil
 }
 
 // log has a transparency log take the signature, and returns its entry.

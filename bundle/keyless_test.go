@@ -685,16 +685,34 @@ func TestALogThatAnswersStrangeBodies(t *testing.T) {
 	}
 }
 
-// More evidence never turns yes into no: a log by Rekor v1 proves the time by itself.
-func TestAForeignTokenDoesNoHarmWhereTheLogProvesTheTime(t *testing.T) {
-	k := newStack(t, rekorV1)
-	k.servers.Break(fakesigstore.TSA, newStack(t, nil).As(fakesigstore.TSA))
-	bundles, err := k.signer(t, nil).Sign(t.Context(), []byte(payload))
-	if err != nil {
-		t.Fatal(err)
+// What was asked for has to count, though a log by Rekor v1 proves the time by itself.
+func TestAForeignTokenIsNoTimestamp(t *testing.T) {
+	for kind, set := range map[string]func(*fakesigstore.Sigstore){"Rekor v2": nil, "Rekor v1": rekorV1} {
+		t.Run(kind, func(t *testing.T) {
+			k := newStack(t, set)
+			k.servers.Break(fakesigstore.TSA, newStack(t, nil).As(fakesigstore.TSA))
+			texts := []string{}
+			if kind == "Rekor v1" { // under v2 nobody proves the time, which is said first
+				texts = append(texts, fmt.Sprintf("timestamp authority %q: its token proves no time", k.servers.TSA))
+			}
+			k.refused(t, texts...)
+		})
 	}
-	if got, err := open(bundles[0].JSON(), k.verifier(t, alice)); err != nil || got.TimeSource != bundle.TimeLog {
-		t.Errorf("%+v, %v", got, err)
+}
+
+// Of two logs one that the root does not know is one too few.
+func TestEachLogHasToBeKnown(t *testing.T) {
+	k, other := newStack(t, rekorV1), newStack(t, rekorV1)
+	both := func(config fakesigstore.Object) {
+		first := config["rekorTlogUrls"].([]fakesigstore.Object)[0]
+		second := maps.Clone(first)
+		second["url"], second["operator"] = other.servers.Rekor, "another"
+		config["rekorTlogUrls"] = []fakesigstore.Object{first, second}
+		config["rekorTlogConfig"] = fakesigstore.Object{"selector": "ALL"}
+	}
+	_, err := k.signer(t, both).Sign(t.Context(), []byte(payload))
+	if want := fmt.Sprintf("transparency log %q: ", other.servers.Rekor); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "in none of them") {
+		t.Errorf("got %v", err)
 	}
 }
 
