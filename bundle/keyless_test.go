@@ -420,7 +420,6 @@ func TestTimestampsAreTheSigningConfigs(t *testing.T) {
 	}
 }
 
-
 func TestSigningEndsWithItsContext(t *testing.T) {
 	enough := errors.New("enough")
 	for kind, set := range map[string]func(*fakesigstore.Sigstore){"Rekor v2": nil, "Rekor v1": rekorV1} {

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2"
@@ -96,38 +95,4 @@ func TestAnAttachedBundleWithoutItsLogEntryDoesNotCount(t *testing.T) {
 	}
 	s.signs(t, s.mail(t, who), ref).want(t, 0)
 	s.verifies(ref).want(t, 0)
-}
-
-// TestTheCostOfSigningWithAnIdentity prints what one small artifact costs,
-// beside cosign on the same servers, in turns. It demands no time: the machine
-// is shared.
-func TestTheCostOfSigningWithAnIdentity(t *testing.T) {
-	if testing.Short() {
-		t.Skip("measures")
-	}
-	const tries = 7
-	s := startSigstore(t)
-	r := startDistribution(t, "")
-	times := map[string][]time.Duration{}
-	timed := func(name string, c command) {
-		start := time.Now()
-		c.want(t, 0)
-		times[name] = append(times[name], time.Since(start))
-	}
-	for range tries {
-		ours, _ := push(t, r, "acme/cost-modelsig", time.Now().String())
-		theirs, _ := push(t, r, "acme/cost-cosign", time.Now().String())
-		timed("sign modelsig", s.signs(t, s.mail(t, who), ours))
-		timed("sign cosign", s.cosignSigns(t, s.mail(t, who), theirs))
-		timed("verify modelsig", s.verifies(ours))
-		timed("verify cosign", s.cosignVerifies(theirs))
-	}
-	median := func(name string) time.Duration {
-		slices.Sort(times[name])
-		return times[name][tries/2]
-	}
-	for _, act := range []string{"sign", "verify"} {
-		m, c := median(act+" modelsig"), median(act+" cosign")
-		t.Logf("%-6s modelsig %s, cosign %s: ratio %.2f", act, m, c, m.Seconds()/c.Seconds())
-	}
 }

@@ -43,11 +43,17 @@ type sigstoreMaterial struct{ fulcio, rekor, tsa string }
 // at a time, as startAuthority says.
 func startSigstore(t testing.TB) *sigstore {
 	t.Helper()
+	return startSigstoreOf(t, 200*time.Millisecond)
+}
+
+// startSigstoreOf starts one whose log publishes at this interval.
+func startSigstoreOf(t testing.TB, interval time.Duration) *sigstore {
+	t.Helper()
 	s := &sigstore{provider: newProvider(t)}
 	authority := startAuthority(t)
 	s.tsa, s.material.tsa = authority.url, authority.chain
 	s.startFulcio(t)
-	s.startRekor(t)
+	s.startRekor(t, interval)
 	s.trustedRoot = s.newTrustedRoot(t, s.material)
 	s.signingConfig = newSigningConfig(t, s.fulcio, s.rekor, s.tsa)
 	return s
@@ -81,7 +87,7 @@ func (s *sigstore) startFulcio(t testing.TB) {
 // log's URL in the trusted root, without the port.
 const logHost = "localhost"
 
-func (s *sigstore) startRekor(t testing.TB) {
+func (s *sigstore) startRekor(t testing.TB, interval time.Duration) {
 	t.Helper()
 	dir := t.TempDir()
 	key := filepath.Join(dir, "rekor.pem")
@@ -92,7 +98,7 @@ func (s *sigstore) startRekor(t testing.TB) {
 		_, metrics := split(t, freePort(t))
 		return exec.Command(rekor, "serve", "--storage-dir", filepath.Join(dir, "log"), "--signer-filepath", key, "--hostname", logHost,
 			"--http-address", name, "--http-port", port, "--grpc-address", name, "--grpc-port", grpc, "--http-metrics-port", metrics,
-			"--checkpoint-interval", "200ms", "--batch-max-age", "100ms")
+			"--checkpoint-interval", interval.String(), "--batch-max-age", "100ms")
 	})
 	s.rekor = "http://" + host
 }
