@@ -306,3 +306,6 @@ func quote(s string) string {
 	}
 	return fmt.Sprintf("%q", s)
 }
+
+// protoText is an error of protojson, quoted. Its spaces are common ones in some builds and no-break ones in others, so that nobody relies on the text.
+func protoText(err error) string { return quote(strings.ReplaceAll(err.Error(), "\u00a0", " ")) }

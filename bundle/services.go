@@ -11,7 +11,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"strings"
 
 	"github.com/go-openapi/runtime"
 	httptransport "github.com/go-openapi/runtime/client"
@@ -121,8 +120,8 @@ func newRekor(ctx context.Context, client *http.Client, service root.Service) (*
 		return sign.NewRekor(options), nil
 	}
 	// 409: the very entry is there already. The client looks it up.
-	http1 := &http.Client{Transport: &caller{ctx: ctx, client: client, also: http.StatusConflict}}
-	transport := httptransport.NewWithClient(base.Host, base.Path, []string{base.Scheme}, http1)
+	asking := &http.Client{Transport: &caller{ctx: ctx, client: client, also: http.StatusConflict}}
+	transport := httptransport.NewWithClient(base.Host, base.Path, []string{base.Scheme}, asking)
 	transport.Consumers["application/json"] = runtime.JSONConsumer()
 	transport.Producers["application/json"] = runtime.JSONProducer()
 	options.Client = &rekorV1{entries.New(transport, strfmt.Default)}
@@ -198,7 +197,7 @@ func (r *rekorV2) Add(ctx context.Context, entry any) (*protorekor.TransparencyL
 	}
 	added := new(protorekor.TransparencyLogEntry)
 	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(data, added); err != nil {
-		return nil, fmt.Errorf("the answer is no entry: %s", quote(strings.TrimSpace(err.Error())))
+		return nil, fmt.Errorf("the answer is no entry: %s", protoText(err))
 	}
 	return added, nil
 }

@@ -34,7 +34,7 @@ func ParseSigningConfig(json []byte) (*SigningConfig, error) {
 	}
 	wire, err := root.NewSigningConfigProtobuf(json)
 	if err != nil {
-		return nil, fmt.Errorf("parse signing config: %s", quote(err.Error()))
+		return nil, fmt.Errorf("parse signing config: %s", protoText(err))
 	}
 	config, err := newSigningConfig(wire)
 	if err != nil {
@@ -83,7 +83,7 @@ func ParseTrustConfig(json []byte) (*TrustedRoot, *SigningConfig, error) {
 	}
 	var both prototrustroot.ClientTrustConfig
 	if err := protojson.Unmarshal(json, &both); err != nil {
-		return fail(errors.New(quote(err.Error())))
+		return fail(errors.New(protoText(err)))
 	}
 	if both.MediaType != clientTrustConfig {
 		return fail(fmt.Errorf("its media type is %s, not %s", quote(both.MediaType), clientTrustConfig))
@@ -125,7 +125,7 @@ func (c *SigningConfig) services(now time.Time) (*services, error) {
 		return nil, errors.New("the signing config names no certificate authority that can be used now")
 	}
 	s := &services{fulcio: fulcio.URL}
-	if c.wire.GetRekorTlogConfig() == nil {
+	if len(c.config.RekorLogURLs()) == 0 { // then how many sign need not be there, and sigstore-go reads it
 		return nil, errors.New("the signing config names no transparency log")
 	}
 	if s.logs, err = root.SelectServices(c.config.RekorLogURLs(), c.config.RekorLogURLsConfig(), sign.RekorAPIVersions, now); err != nil {

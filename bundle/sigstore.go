@@ -38,7 +38,7 @@ func ParseTrustedRoot(json []byte) (*TrustedRoot, error) {
 	}
 	wire, err := root.NewTrustedRootProtobuf(json)
 	if err != nil {
-		return nil, fmt.Errorf("parse trusted root: %s", quote(err.Error()))
+		return nil, fmt.Errorf("parse trusted root: %s", protoText(err))
 	}
 	return newTrustedRoot(wire)
 }

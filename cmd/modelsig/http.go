@@ -4,12 +4,13 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/hashicorp/go-retryablehttp"
 )
 
-// Waits for the services of a Sigstore, as for registries.
+// Waits for services that are no registries, and for identity providers.
 const (
 	serviceConnect = 10 * time.Second
 	serviceHeaders = 30 * time.Second
@@ -22,24 +23,28 @@ const (
 	minRetryAfter  = 500 * time.Millisecond
 )
 
+// serviceTransport is the HTTP transport of all that is asked beside registries;
+// proxy nil: none.
+func serviceTransport(proxy func(*http.Request) (*url.URL, error)) *http.Transport {
+	return &http.Transport{
+		Proxy:                 proxy,
+		DialContext:           (&net.Dialer{Timeout: serviceConnect}).DialContext,
+		TLSHandshakeTimeout:   serviceConnect,
+		ResponseHeaderTimeout: serviceHeaders,
+		ForceAttemptHTTP2:     true,
+	}
+}
+
+// stay follows no redirect: who is asked is where the user said, and what is
+// sent, a bearer token or a client's secret, is for nobody else.
+func stay(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+
 // servicesClient asks timestamp authorities, certificate authorities, logs and
-// TUF repositories. A service is where its user said it is: no redirect is
-// followed. One that is busy (429, 502, 503, 504) is asked again, twice; one that
+// TUF repositories. One that is busy (429, 502, 503, 504) is asked again, twice; one that
 // is not there, or broken, is not.
 func servicesClient() *http.Client {
-	elsewhere := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	client := retryablehttp.NewClient()
-	client.HTTPClient = &http.Client{
-		Transport: &http.Transport{
-			Proxy:                 http.ProxyFromEnvironment,
-			DialContext:           (&net.Dialer{Timeout: serviceConnect}).DialContext,
-			TLSHandshakeTimeout:   serviceConnect,
-			ResponseHeaderTimeout: serviceHeaders,
-			ForceAttemptHTTP2:     true,
-		},
-		CheckRedirect: elsewhere,
-		Timeout:       serviceAnswer,
-	}
+	client.HTTPClient = &http.Client{Transport: serviceTransport(http.ProxyFromEnvironment), CheckRedirect: stay, Timeout: serviceAnswer}
 	client.Logger = nil
 	client.RetryMax = serviceRetries
 	client.RetryWaitMin, client.RetryWaitMax = minRetryAfter, maxRetryAfter
@@ -49,7 +54,7 @@ func servicesClient() *http.Client {
 	client.CheckRetry = busy
 	client.ErrorHandler = retryablehttp.PassthroughErrorHandler
 	standard := client.StandardClient()
-	standard.CheckRedirect = elsewhere
+	standard.CheckRedirect = stay
 	return standard
 }
 

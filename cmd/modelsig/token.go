@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -85,31 +84,13 @@ func (a *app) surroundings() *surroundings {
 	return s
 }
 
-// Waits for identity providers, as for registries.
-const (
-	identityConnect = 10 * time.Second
-	identityHeaders = 30 * time.Second
-	identityAnswer  = 60 * time.Second // all of it: some KiB
-)
-
 // maxIdentityAnswer bounds what an identity provider answers, in bytes. A token
 // has at most 64 KiB; a set of keys with certificates is no larger.
 const maxIdentityAnswer = 256 << 10
 
-// identityClient follows no redirect: what it sends, a bearer token or a
-// client's secret, is for the one who was named.
+// identityClient asks identity providers and the services of jobs and machines.
 func identityClient(proxy func(*http.Request) (*url.URL, error)) *http.Client {
-	return &http.Client{
-		Transport: bounded{&http.Transport{
-			Proxy:                 proxy,
-			DialContext:           (&net.Dialer{Timeout: identityConnect}).DialContext,
-			TLSHandshakeTimeout:   identityConnect,
-			ResponseHeaderTimeout: identityHeaders,
-			ForceAttemptHTTP2:     true,
-		}},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		Timeout:       identityAnswer,
-	}
+	return &http.Client{Transport: bounded{serviceTransport(proxy)}, CheckRedirect: stay, Timeout: serviceAnswer}
 }
 
 // bounded ends answers, with an error, after maxIdentityAnswer bytes: libraries

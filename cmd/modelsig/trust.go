@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -40,13 +39,15 @@ const (
 // check refuses two sources of trust: one of them is meant.
 func (f trustFlags) check() error {
 	var given []string
-	for name, is := range map[string]bool{"--use-staging": f.UseStaging, "--trust-config": f.TrustConfig != "", "--trusted-root": f.TrustedRoot != ""} {
-		if is {
-			given = append(given, name)
+	for _, flag := range []struct {
+		name  string
+		given bool
+	}{{"--trust-config", f.TrustConfig != ""}, {"--trusted-root", f.TrustedRoot != ""}, {"--use-staging", f.UseStaging}} {
+		if flag.given {
+			given = append(given, flag.name)
 		}
 	}
 	if len(given) > 1 {
-		slices.Sort(given)
 		return fmt.Errorf("%s: each says whom to trust, and one of them is meant", strings.Join(given, " and "))
 	}
 	return nil
