@@ -18,7 +18,7 @@ type signCertificateCmd struct {
 // certificateFlags are a private key and its certificate.
 type certificateFlags struct {
 	keyFlags
-	SigningCertificate string   `required:"" placeholder:"FILE" help:"Certificate of the private key, in PEM."`
+	SigningCertificate string   `placeholder:"FILE" help:"Certificate of the private key, in PEM."`
 	CertificateChain   []string `sep:"none" placeholder:"FILE" help:"Certificates that issued it, in PEM; may be repeated. Roots are left out of the bundle."`
 }
 
@@ -34,6 +34,9 @@ func (cmd *signCertificateCmd) Run(ctx context.Context, a *app, c *cli) error {
 
 // certificateSigner makes a signer of the private key and its certificate.
 func (a *app) certificateSigner(ctx context.Context, f certificateFlags) (modelsig.Signer, error) {
+	if f.SigningCertificate == "" {
+		return nil, errors.New("no --signing-certificate: a key alone signs by method key")
+	}
 	leaf, err := readCertificates(f.SigningCertificate)
 	if err != nil {
 		return nil, fmt.Errorf("signing certificate: %w", err)

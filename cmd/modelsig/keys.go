@@ -19,7 +19,7 @@ import (
 )
 
 type keyFlags struct {
-	PrivateKey   string `aliases:"key" required:"" placeholder:"KEY" help:"Private key: a PEM file, env://NAME for a variable that holds the PEM, pkcs11:… for a token, NAME://… for the plugin sigstore-kms-NAME."`
+	PrivateKey   string `aliases:"key" placeholder:"KEY" help:"Private key: a PEM file, env://NAME for a variable that holds the PEM, pkcs11:… for a token, NAME://… for the plugin sigstore-kms-NAME."`
 	PasswordFile string `placeholder:"FILE" help:"Password of a PEM key. Default: MODELSIG_PASSWORD, else asked on the terminal."`
 	Password     string `hidden:"" help:"Password of a PEM key, for all processes of the machine to see, as in the OMS tools."`
 }
@@ -44,6 +44,9 @@ func (a *app) keySigner(ctx context.Context, f keyFlags) (modelsig.Signer, error
 // variable, a key in a token, a key that a plugin knows. What signs with the key
 // checks the signature with its public half.
 func (a *app) privateKey(ctx context.Context, f keyFlags) (crypto.Signer, error) {
+	if f.PrivateKey == "" {
+		return nil, errors.New("no --private-key: there is nothing to sign with")
+	}
 	token := strings.HasPrefix(f.PrivateKey, tokenScheme)
 	plugin, ok := a.pluginOf(f.PrivateKey)
 	if (token || ok) && (f.PasswordFile != "" || f.Password != "") {

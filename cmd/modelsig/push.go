@@ -23,32 +23,25 @@ type pushCmd struct {
 
 // pushSignFlags are those of each method.
 type pushSignFlags struct {
-	PrivateKey         string   `aliases:"key" placeholder:"KEY" help:"With --sign key or certificate: the private key." group:"Signing"`
-	PasswordFile       string   `placeholder:"FILE" help:"With --sign key or certificate: password of the key." group:"Signing"`
-	SigningCertificate string   `placeholder:"FILE" help:"With --sign certificate: certificate of the key, in PEM." group:"Signing"`
-	CertificateChain   []string `sep:"none" placeholder:"FILE" help:"With --sign certificate: certificates that issued it, in PEM." group:"Signing"`
-	TSAURL             string   `name:"tsa-url" placeholder:"URL" help:"Have this timestamp authority (RFC 3161) say when each signature was made." group:"Signing"`
-	keylessFlags       `group:"Signing"`
+	certificateFlags `group:"Signing"`
+	TSAURL           string `name:"tsa-url" placeholder:"URL" help:"Have this timestamp authority (RFC 3161) say when each signature was made." group:"Signing"`
+	keylessFlags     `group:"Signing"`
 }
 
 // signer makes the signer of a method; "": none. A flag that it would pass over
 // is refused: somebody meant another method.
 func (f pushSignFlags) signer(ctx context.Context, a *app, method string) (modelsig.Signer, error) {
-	key := keyFlags{PrivateKey: f.PrivateKey, PasswordFile: f.PasswordFile}
+	key := f.keyFlags != keyFlags{}
 	certificate := f.SigningCertificate != "" || len(f.CertificateChain) > 0
 	switch {
-	case method == "" && (key != keyFlags{} || certificate || f.TSAURL != "" || f.given()):
+	case method == "" && (key || certificate || f.TSAURL != "" || f.given()):
 		return nil, errors.New("flags of signing need --sign METHOD")
 	case method != "sigstore" && f.given():
 		return nil, fmt.Errorf("--sign %s takes no identity, and no trusted root: they are for --sign sigstore", method)
 	case method != "certificate" && certificate:
 		return nil, fmt.Errorf("--sign %s takes no certificate: --sign certificate does", method)
-	case method == "sigstore" && key != keyFlags{}:
+	case method == "sigstore" && key:
 		return nil, errors.New("--sign sigstore takes no private key: --sign key does")
-	case (method == "key" || method == "certificate") && f.PrivateKey == "":
-		return nil, fmt.Errorf("--sign %s needs --private-key", method)
-	case method == "certificate" && f.SigningCertificate == "":
-		return nil, errors.New("--sign certificate needs --signing-certificate")
 	}
 	var signer modelsig.Signer
 	var err error
@@ -58,9 +51,9 @@ func (f pushSignFlags) signer(ctx context.Context, a *app, method string) (model
 	case "sigstore":
 		return a.keylessSigner(ctx, f.keylessFlags, f.TSAURL)
 	case "certificate":
-		signer, err = a.certificateSigner(ctx, certificateFlags{key, f.SigningCertificate, f.CertificateChain})
+		signer, err = a.certificateSigner(ctx, f.certificateFlags)
 	default:
-		signer, err = a.keySigner(ctx, key)
+		signer, err = a.keySigner(ctx, f.keyFlags)
 	}
 	if err != nil {
 		return nil, err
