@@ -128,7 +128,8 @@ type SigstoreIdentity = bundle.SigstoreIdentity
 
 // SigstorePolicy accepts what any of the identities signed with a short-lived
 // certificate, by the authorities and logs of one trusted root, which
-// [bundle.ParseTrustedRoot] makes. Nothing is fetched. A nil root is an error. No identities: a policy that trusts nobody.
+// [bundle.ParseTrustedRoot] makes. Nothing is fetched. A nil root is an error.
+// No identities: a policy that trusts nobody.
 func SigstorePolicy(root *bundle.TrustedRoot, identities ...SigstoreIdentity) (Policy, error) {
 	if root == nil {
 		return Policy{}, errors.New("sigstore policy: no trusted root")
