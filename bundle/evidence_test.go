@@ -266,15 +266,8 @@ func TestSigstoreDoesNotCombineHalves(t *testing.T) {
 		}, notValid},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			o := newOrder(s)
-			if tt.order != nil {
-				tt.order(o)
-			}
-			b := o.Sign()
-			if tt.bundle != nil {
-				tt.bundle(o, b)
-			}
-			_, err := open(fakesigstore.JSON(b), accepting(s, nil))
+			_, data := ordered(s, tt.order, tt.bundle)
+			_, err := open(data, accepting(s, nil))
 			wantUntrusted(t, err, tt.want)
 		})
 	}

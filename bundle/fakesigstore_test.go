@@ -39,6 +39,19 @@ func pkixOf(key crypto.PublicKey) []byte { return must(x509.MarshalPKIXPublicKey
 // newOrder is for the payload of these tests.
 func newOrder(s *fakesigstore.Sigstore) *fakesigstore.Order { return s.NewOrder(payload) }
 
+// ordered is an order and its bundle, both as edited; nil: as they are.
+func ordered(s *fakesigstore.Sigstore, order func(*fakesigstore.Order), edit func(*fakesigstore.Order, *fakesigstore.Bundle)) (*fakesigstore.Order, []byte) {
+	o := newOrder(s)
+	if order != nil {
+		order(o)
+	}
+	b := o.Sign()
+	if edit != nil {
+		edit(o, b)
+	}
+	return o, fakesigstore.JSON(b)
+}
+
 // accepting verifies for whom orders are, by the root as edited; nil: as it is.
 func accepting(s *fakesigstore.Sigstore, edit func(root object)) bundle.Verifier {
 	root := must(bundle.ParseTrustedRoot(s.TrustedRoot(edit)))

@@ -175,15 +175,8 @@ func TestSigstoreOpens(t *testing.T) {
 		{"v0.2 with a chain and a timestamp", func(o *fakesigstore.Order) { o.Logged, o.Stamped = time.Time{}, moment }, version("0.2", chained), nil, 0, bundle.TimeTimestamp},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			o := newOrder(s)
-			if tt.order != nil {
-				tt.order(o)
-			}
-			b := o.Sign()
-			if tt.bundle != nil {
-				tt.bundle(o, b)
-			}
-			got, err := open(fakesigstore.JSON(b), accepting(s, tt.root))
+			o, data := ordered(s, tt.order, tt.bundle)
+			got, err := open(data, accepting(s, tt.root))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -195,7 +188,7 @@ func TestSigstoreOpens(t *testing.T) {
 				t.Errorf("got %+v and %q, want %+v", got.Proof, got.Payload, want)
 			}
 			if json.Valid([]byte(o.Payload)) {
-				verifyAccepts(t, fakesigstore.JSON(b), s.TrustedRoot(tt.root))
+				verifyAccepts(t, data, s.TrustedRoot(tt.root))
 			}
 		})
 	}
@@ -430,15 +423,8 @@ func TestSigstoreRefuses(t *testing.T) {
 		}, nil, "the certificate cannot be read"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			o := newOrder(s)
-			if tt.order != nil {
-				tt.order(o)
-			}
-			b := o.Sign()
-			if tt.bundle != nil {
-				tt.bundle(o, b)
-			}
-			_, err := open(fakesigstore.JSON(b), accepting(s, tt.root))
+			_, data := ordered(s, tt.order, tt.bundle)
+			_, err := open(data, accepting(s, tt.root))
 			wantUntrusted(t, err, tt.want)
 		})
 	}
