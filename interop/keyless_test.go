@@ -394,39 +394,45 @@ func TestPartsOfABundleDoNotCount(t *testing.T) {
 	}
 	r := startDistribution(t, "")
 	ref := strings.TrimSpace(run(t, 0, "push", dir, r.host+"/acme/parts:v1", "--format", "ref").stdout)
-	for name, edit := range map[string]func(map[string]any){
-		"unchanged":                           func(map[string]any) {},
-		"without the log entry":               func(b map[string]any) { delete(b[vm].(map[string]any), "tlogEntries") },
-		"without the timestamp":               func(b map[string]any) { delete(b[vm].(map[string]any), "timestampVerificationData") },
-		"without the proof":                   func(b map[string]any) { delete(at(b, vm, "tlogEntries", 0).(map[string]any), "inclusionProof") },
-		"another bundle's entry":              take(other, vm, "tlogEntries"),
-		"another bundle's proof":              take(other, vm, "tlogEntries", 0, "inclusionProof"),
-		"another bundle's checkpoint":         take(other, vm, "tlogEntries", 0, "inclusionProof", "checkpoint"),
-		"another bundle's timestamp":          take(other, vm, "timestampVerificationData"),
-		"another bundle's payload":            take(other, "dsseEnvelope", "payload"),
-		"another bundle's signature":          take(other, "dsseEnvelope", "signatures"),
-		"another certificate of the same one": take(again, vm, "certificate"),
-		"another bundle": func(b map[string]any) {
+	for name, part := range map[string]struct {
+		edit   func(map[string]any)
+		reason string // "": none
+	}{
+		"unchanged":                           {func(map[string]any) {}, ""},
+		"without the log entry":               {func(b map[string]any) { delete(b[vm].(map[string]any), "tlogEntries") }, "no entry of a transparency log"},
+		"without the timestamp":               {func(b map[string]any) { delete(b[vm].(map[string]any), "timestampVerificationData") }, "nobody proves when the signature was made"},
+		"without the proof":                   {func(b map[string]any) { delete(at(b, vm, "tlogEntries", 0).(map[string]any), "inclusionProof") }, "no inclusion proof"},
+		"another bundle's entry":              {take(other, vm, "tlogEntries"), "the entry is about another signature"},
+		"another bundle's proof":              {take(other, vm, "tlogEntries", 0, "inclusionProof"), "no transparency log of the trusted root proves the signature"},
+		"another bundle's checkpoint":         {take(other, vm, "tlogEntries", 0, "inclusionProof", "checkpoint"), "no transparency log of the trusted root proves the signature"},
+		"another bundle's timestamp":          {take(other, vm, "timestampVerificationData"), "nobody proves when the signature was made"},
+		"another bundle's payload":            {take(other, "dsseEnvelope", "payload"), "did not make this signature"},
+		"another bundle's signature":          {take(other, "dsseEnvelope", "signatures"), "did not make this signature"},
+		"another certificate of the same one": {take(again, vm, "certificate"), "did not make this signature"},
+		"another bundle": {func(b map[string]any) {
 			clear(b)
 			for k, v := range other {
 				b[k] = v
 			}
-		},
+		}, "files-differ"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			data := mustJSON(t, good)
 			b := decode[map[string]any](t, data)
-			edit(b)
+			part.edit(b)
 			want := 1
-			if name == "unchanged" {
+			if part.reason == "" {
 				want = 0
 			} else if bytes.Equal(mustJSON(t, b), data) {
 				t.Fatal("the edit changed nothing")
 			}
 			file := filepath.Join(t.TempDir(), "model.sig")
 			writeFile(t, file, mustJSON(t, b))
-			s.verifies(dir, "--signature", file).want(t, want)
-			s.verifies(ref, "--signature", file).want(t, want)
+			for _, target := range []string{dir, ref} {
+				if out := s.verifies(target, "--signature", file).want(t, want).stdout; !strings.Contains(out, part.reason) {
+					t.Errorf("%s: no %q in %s", target, part.reason, out)
+				}
+			}
 		})
 	}
 }
