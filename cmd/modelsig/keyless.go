@@ -43,7 +43,7 @@ func (cmd *signSigstoreCmd) Run(ctx context.Context, a *app, c *cli) error {
 // before anything is fetched; who has to log in is asked when there is something
 // to sign.
 func (a *app) keylessSigner(ctx context.Context, f keylessFlags, tsa string) (modelsig.Signer, error) {
-	if err := f.signTrustFlags.check(); err != nil {
+	if err := f.signTrustFlags.check(); err != nil { // before a token is fetched
 		return nil, err
 	}
 	var config *bundle.SigningConfig

@@ -31,9 +31,6 @@ func (cmd *verifySigstoreCmd) Run(ctx context.Context, a *app, c *cli) error {
 	case cmd.IdentityProvider == "" && cmd.IdentityProviderRegexp == "":
 		return errors.New("no --identity-provider: an identity means nothing without who vouched for it")
 	}
-	if err := cmd.trustFlags.check(); err != nil {
-		return err
-	}
 	var claims modelsig.SigstoreIdentity
 	for _, claim := range []struct {
 		flag     string
