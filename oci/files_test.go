@@ -1,11 +1,9 @@
 package oci_test
 
 import (
-	"bufio"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -241,9 +239,10 @@ func TestFilesUnmapped(t *testing.T) {
 		{"an archive to unpack", manifestOf(withAnnotation(a, unpackKey, "true"))},
 		{"unpack, spelled as some may read it", manifestOf(withAnnotation(a, unpackKey, "True"))},
 		{"one archive among files", manifestOf(layer("b.bin", "b"), withAnnotation(a, unpackKey, "true"))},
-		{"paths without titles", manifestOf(withAnnotation(strings.Replace(a, "org.opencontainers.image.title", "x", 1), filepathKey, "a.bin"))},
 		{"a ModelPack archive with a title", manifestOf(withType(a, "application/vnd.cncf.model.weight.v1.tar"))},
-		{"a compressed ModelPack file with a title", manifestOf(withType(a, "application/vnd.cncf.model.weight.v1.raw+zstd"))},
+		{"a compressed ModelPack file", manifestOf(withAnnotation(withType(a, "application/vnd.cncf.model.weight.v1.raw+zstd"), filepathKey, "a.bin"))},
+		{"layers of two packers", manifestOf(withType(a, "application/vnd.cncf.model.weight.v1.raw"), withType(layer("b.bin", "b"), "application/vnd.kitops.modelkit.model.v1.raw"))},
+		{"an Ollama model", manifestOf(withType(untitled(a), "application/vnd.ollama.image.model"))},
 		{"a KitOps archive with a title", manifestOf(withType(a, "application/vnd.kitops.modelkit.model.v1.tar+gzip"))},
 		{"a container image", withConfig(manifestOf(untitled(a)), image)},
 		{"a container image with titles", withConfig(manifestOf(a), image)},
@@ -338,61 +337,4 @@ func TestFilesUncovered(t *testing.T) {
 			t.Errorf("git files %q, want %q", files.GitFiles, want)
 		}
 	})
-}
-
-// What real tools packed maps as their own pull wrote it, or not at all.
-func TestFilesOfPackers(t *testing.T) {
-	const packers = "../../shared/packers"
-	if _, err := os.Stat(packers); err != nil {
-		t.Skipf("no layouts made by real packers: %v", err)
-	}
-	client := newClient(t, oci.Options{})
-	for name, unmapped := range map[string]bool{
-		"oras-files": false, "oras-folder": true, "oras-mixed": true, "modctl-raw": true,
-		"modctl-tar": true, "kit-none": true, "kit-gzip": true, "modelcar": true,
-	} {
-		t.Run(name, func(t *testing.T) {
-			for _, written := range []string{"oci:" + packers + "/" + name, "oci:" + packers + "/" + name + ":v1"} {
-				model, err := client.Open(t.Context(), mustParse(t, written))
-				if err != nil {
-					t.Fatal(err)
-				}
-				files, err := model.Manifest.Files(oci.FilesOptions{})
-				if unmapped {
-					if !errors.Is(err, oci.ErrUnmapped) {
-						t.Errorf("error %v, want ErrUnmapped", err)
-					}
-					continue
-				}
-				if err != nil {
-					t.Fatal(err)
-				}
-				got := append([]string{}, files.GitFiles...)
-				for _, f := range files.Files {
-					got = append(got, hex.EncodeToString(f.Digest)+"  "+f.Name)
-				}
-				var want []string
-				sums, err := os.Open(packers + "/" + name + ".SHA256SUMS")
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer sums.Close()
-				for s := bufio.NewScanner(sums); s.Scan(); {
-					if _, file, _ := strings.Cut(s.Text(), "  "); file == ".gitattributes" {
-						want = append(want, file)
-						continue
-					}
-					want = append(want, s.Text())
-				}
-				slices.Sort(got)
-				slices.Sort(want)
-				if !slices.Equal(got, want) {
-					t.Errorf("files %q, want %q", got, want)
-				}
-				if len(files.Uncovered) != 0 {
-					t.Errorf("uncovered %q", files.Uncovered)
-				}
-			}
-		})
-	}
 }

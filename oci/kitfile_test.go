@@ -1,0 +1,105 @@
+package oci_test
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	godigest "github.com/opencontainers/go-digest"
+
+	"github.com/modelsig/modelsig/manifest"
+	"github.com/modelsig/modelsig/oci"
+)
+
+// modelKit is a ModelKit with the Kitfile and the layers, given as type, content.
+func modelKit(t testing.TB, kitfile string, layers ...string) *oci.Model {
+	t.Helper()
+	var list, blobs []string
+	for i := 0; i < len(layers); i += 2 {
+		list = append(list, typed("application/vnd.kitops.modelkit."+layers[i], layers[i+1]))
+		blobs = append(blobs, layers[i+1])
+	}
+	m := withConfig(manifestOf(list...), typed("application/vnd.kitops.modelkit.config.v1+json", kitfile))
+	return stored(t, m, append(blobs, kitfile)...)
+}
+
+// part is an entry of a Kitfile.
+func part(path, blob, content string) string {
+	return fmt.Sprintf(`{"path":%q,"digest":%q,"diffId":%q}`, path, godigest.FromString(blob), godigest.FromString(content))
+}
+
+func TestKitfile(t *testing.T) {
+	weights, code := tarball(t, regular("w/a.bin", "aaa")), tarball(t, folder("src/"), regular("src/run.py", "run"))
+	compressed := gzipped(t, "the text")
+	kitfile := `{"manifestVersion":"1.0.0","model":` + strings.TrimSuffix(part("w/a.bin", weights, weights), "}") + `,"parts":[` + part("src", code, code) + `]},"docs":[` + part("./README.md", compressed, "the text") + `],"datasets":[` + part("d.csv", "1,2", "1,2") + `]}`
+	model := modelKit(t, kitfile, "model.v1.tar", weights, "modelpart.v1.tar", code, "docs.v1.raw+gzip", compressed, "dataset.v1.raw", "1,2")
+	files, err := unpack(t, model, oci.FilesOptions{}, oci.UnpackOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := names(files.Files), []string{"README.md", "d.csv", "src/run.py", "w/a.bin"}; !slices.Equal(got, want) {
+		t.Errorf("files %q, want %q", got, want)
+	}
+	for _, f := range files.Files {
+		if f.Name == "README.md" && (f.Size != 8 || fmt.Sprintf("%x", f.Digest) != godigest.FromString("the text").Encoded()) {
+			t.Errorf("the compressed file is %d bytes, %x", f.Size, f.Digest)
+		}
+	}
+	if !slices.Equal(files.Added, []string{"Kitfile"}) {
+		t.Errorf("kit adds a Kitfile, not %q", files.Added)
+	}
+}
+
+func TestKitfileRefuses(t *testing.T) {
+	weights := tarball(t, regular("a.bin", "aaa"))
+	good := part("a.bin", weights, weights)
+	for _, test := range []struct {
+		name, kitfile, code string
+		layers              []string
+		threat              manifest.Threat
+	}{
+		{"M17: the model is in another ModelKit", `{"model":{"path":"registry.example.com/acme/base:v1"},"code":[` + good + `]}`, "parent-reference", nil, manifest.ParentReference},
+		{"M17: a part whose layer is not there", `{"model":` + good + `,"docs":[` + part("b", "b", "b") + `]}`, "parent-reference", nil, manifest.ParentReference},
+		{"M17: a remote dataset", `{"model":` + good + `,"datasets":[{"path":"d","remotePath":"s3://bucket/d"}]}`, "parent-reference", nil, manifest.ParentReference},
+		{"M17: an old kit with a part more than layers", `{"model":{"path":"a.bin"},"code":[{"path":"x"}]}`, "parent-reference", nil, manifest.ParentReference},
+		{"T09: another content than the Kitfile says", `{"model":` + part("a.bin", weights, "other") + `}`, "diff-id", nil, ""},
+		{"M12: a member twice", `{"model":` + good + `,"model":` + good + `}`, "config-json", nil, ""},
+		{"not a Kitfile", `[]`, "config-json", nil, ""},
+		{"the Kitfile is a file of a layer", `{"model":` + part("a.bin", tarball(t, regular("Kitfile", "x")), tarball(t, regular("Kitfile", "x"))) + `}`, "duplicate-name",
+			[]string{"model.v1.tar", tarball(t, regular("Kitfile", "x"))}, ""},
+		{"N04: the name of a raw layer", `{"model":` + part("../a", "a", "a") + `}`, "name-parent", []string{"model.v1.raw", "a"}, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			layers := test.layers
+			if layers == nil {
+				layers = []string{"model.v1.tar", weights}
+			}
+			model := modelKit(t, test.kitfile, layers...)
+			_, err := unpack(t, model, oci.FilesOptions{}, oci.UnpackOptions{})
+			if threat := wantThreat(t, err, test.code); threat.Threat != test.threat {
+				t.Errorf("allowed by %q, want %q", threat.Threat, test.threat)
+			}
+			if test.threat == "" {
+				return
+			}
+			files, err := unpack(t, model, oci.FilesOptions{Allow: manifest.Allow{test.threat}}, oci.UnpackOptions{})
+			if err != nil || len(files.Warnings) == 0 {
+				t.Errorf("allowed: %+v, %v", files, err)
+			}
+		})
+	}
+	t.Run("a raw layer that the Kitfile does not name", func(t *testing.T) {
+		_, err := unpack(t, modelKit(t, `{"model":`+good+`}`, "model.v1.tar", weights, "docs.v1.raw", "b"), oci.FilesOptions{}, oci.UnpackOptions{})
+		if !errors.Is(err, oci.ErrUnmapped) {
+			t.Errorf("error %v, want ErrUnmapped", err)
+		}
+	})
+	t.Run("an old kit", func(t *testing.T) {
+		files, err := unpack(t, modelKit(t, `{"model":{"path":"a.bin"}}`, "model.v1.tar", weights), oci.FilesOptions{}, oci.UnpackOptions{})
+		if err != nil || len(files.Files) != 1 {
+			t.Errorf("%+v, %v", files, err)
+		}
+	})
+}
