@@ -2,6 +2,7 @@ package verify
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/hex"
 	"encoding/json"
@@ -41,6 +42,7 @@ type judge struct {
 // A finding is what one comparison came to.
 type finding struct {
 	files    Files
+	unpacked *Mapping // of archives that had to be read; nil: none
 	layout   string
 	hashed   bool
 	warnings []string
@@ -187,19 +189,16 @@ func (j *judge) artifactSignature(ctx context.Context, st *manifest.Statement, s
 	}
 	// A model that names its files in a hostile way is not used, whoever
 	// signed it.
-	mapping, err := j.mapArtifact("")
-	if threat, ok := errors.AsType[*manifest.ThreatError](err); ok {
-		return threat
+	againstLocal := j.subject.Local != nil && a.FileName == ""
+	mapping, err := j.mapArtifact(ctx, "", againstLocal)
+	if hard := decisive(err); hard != nil {
+		return hard
 	}
-	if local := j.subject.Local; local != nil && a.FileName == "" {
+	if againstLocal {
 		if err != nil {
 			return refuse(CodeUnmapped, "a folder cannot be held against this artifact: %v", err)
 		}
-		layers, err := manifest.GroupByFile(resources(mapping), 0)
-		if err != nil {
-			return err
-		}
-		if err := j.compareLocal(ctx, layers, manifest.Hashing{Type: manifest.SHA256}, nil); err != nil {
+		if err := j.compareUnpacked(ctx, mapping); err != nil {
 			return err
 		}
 	} else if mapping != nil {
@@ -209,6 +208,9 @@ func (j *judge) artifactSignature(ctx context.Context, st *manifest.Statement, s
 		j.now.layout = mapping.Layout
 	} else {
 		j.warnUnmapped(err)
+	}
+	if err := j.wantedLayout(); err != nil {
+		return err
 	}
 	signer.Kind = "artifact"
 	signer.Repository = textAnnotation(subject, AnnotationRepository)
@@ -245,12 +247,20 @@ func (j *judge) modelSignature(ctx context.Context, st *manifest.Statement, sign
 		// statement names: its bytes count, whatever they look like.
 		err = compareLocal()
 	default:
-		if strength, err = j.compareArtifact(binding, signed); err != nil {
+		if strength, err = j.compareArtifact(ctx, binding, signed); err != nil {
 			return err
 		}
-		if local != nil && a.FileName == "" {
+		switch {
+		case local == nil || a.FileName != "":
+		case j.now.unpacked != nil:
+			// The statement names archives, and they were read.
+			err = j.compareUnpacked(ctx, j.now.unpacked)
+		default:
 			err = compareLocal()
 		}
+	}
+	if err == nil {
+		err = j.wantedLayout()
 	}
 	if err != nil {
 		return err
@@ -258,6 +268,17 @@ func (j *judge) modelSignature(ctx context.Context, st *manifest.Statement, sign
 	j.approve(signer, strength)
 	j.model = true
 	return nil
+}
+
+// wantedLayout holds the reading of the layers against the policy's (rule 27).
+func (j *judge) wantedLayout() error {
+	switch want := j.policy.Layout; {
+	case want == "" || j.subject.Artifact == nil || j.now.layout == want:
+		return nil
+	case j.now.layout == "":
+		return refuse(CodeLayout, "the layers do not map to files, and the layout %q is wanted", want)
+	}
+	return refuse(CodeLayout, "the layout is %q, and %q is wanted", j.now.layout, j.policy.Layout)
 }
 
 // approve records a yes. The strongest reading found is the one reported.
@@ -282,58 +303,81 @@ func lists(files []manifest.FileResources, name string) bool {
 
 // compareArtifact holds a statement against a manifest, and says how strong
 // the yes is.
-func (j *judge) compareArtifact(binding *Binding, signed *manifest.Manifest) (Strength, error) {
+func (j *judge) compareArtifact(ctx context.Context, binding *Binding, signed *manifest.Manifest) (Strength, error) {
 	a := j.subject.Artifact
-	if binding != nil {
-		if err := binding.names(a.Manifest); err != nil {
-			if mapping, mapErr := j.mapArtifact(binding.PathAnnotation); mapErr == nil && manifest.Compare(signed.Resources, resources(mapping)).Empty() {
-				return "", refuse(CodeOtherSubject, "%v: the files are the same, the manifest was changed", err)
-			}
-			return "", refuse(CodeOtherSubject, "%v", err)
+	if binding == nil {
+		return j.compareUnbound(ctx, signed)
+	}
+	if err := binding.names(a.Manifest); err != nil {
+		if mapping, mapErr := j.mapArtifact(ctx, binding.PathAnnotation, false); mapErr == nil && !mapping.Packed && manifest.Compare(signed.Resources, resources(mapping)).Empty() {
+			return "", refuse(CodeOtherSubject, "%v: the files are the same, the manifest was changed", err)
 		}
-		mapping, err := j.mapArtifact(binding.PathAnnotation)
-		switch threat, ok := errors.AsType[*manifest.ThreatError](err); {
-		case ok:
-			return "", threat
-		case err != nil:
-			// The digest covers every layer; a reading by files is not
-			// demanded for it.
-			j.now.layout = binding.Layout
-			j.warnUnmapped(err)
-			return StrengthManifest, nil
-		}
-		// Whatever the layout is called: where layers are raw and named, they
-		// are the signed files (rule 9).
+		return "", refuse(CodeOtherSubject, "%v", err)
+	}
+	mapping, err := j.mapArtifact(ctx, binding.PathAnnotation, false)
+	switch hard := decisive(err); {
+	case hard != nil:
+		return "", hard
+	case err != nil:
+		// The digest covers every layer; a reading by files is not
+		// demanded for it.
+		j.now.layout = binding.Layout
+		j.warnUnmapped(err)
+		return StrengthManifest, nil
+	case mapping.Packed:
+		// It covers the archives as well, with all that is in them.
+		j.now.layout = mapping.Layout
+		j.countSigned(signed)
+	default:
+		// Whatever the layout is called: where the files of layers are known,
+		// they are the signed files (rule 9).
 		if err := j.compareLayers(signed, mapping); err != nil {
 			return "", err
 		}
-		if binding.Layout != mapping.Layout {
-			j.warn(fmt.Sprintf("signed by the layout %q, compared by %q: the files are the same", binding.Layout, mapping.Layout))
-		}
-		j.now.layout = binding.Layout
-		return StrengthManifest, nil
 	}
+	if mapping.Layout != "" && mapping.Layout != binding.Layout {
+		j.warn(fmt.Sprintf("signed by the layout %q, found as %q", binding.Layout, mapping.Layout))
+	}
+	j.now.layout = binding.Layout
+	return StrengthManifest, nil
+}
 
-	mapping, signed, err := j.mapUnbound(signed)
-	switch threat, ok := errors.AsType[*manifest.ThreatError](err); {
-	case ok:
-		return "", threat
+// compareUnbound is compareArtifact for a statement that names no manifest:
+// then the files have to be the same, and nothing else may carry meaning.
+func (j *judge) compareUnbound(ctx context.Context, signed *manifest.Manifest) (Strength, error) {
+	mapping, files, err := j.mapUnbound(ctx, signed)
+	switch hard := decisive(err); {
+	case hard != nil:
+		return "", hard
 	case err != nil:
 		return "", refuse(CodeUnmapped, "the statement names no manifest, and it cannot be compared with the layers: %v", err)
 	}
-	if err := j.compareLayers(signed, mapping); err != nil {
+	strength := StrengthLayers
+	if mapping.Packed {
+		strength = StrengthStreamed
+		if j.policy.Binding != StrengthStreamed {
+			return "", refuse(CodeWeak, "the statement names no manifest, and the archives would have to be read (%s): %s is wanted", strength, cmp.Or(j.policy.Binding, StrengthManifest))
+		}
+		if j.namesBlobs(signed, mapping) {
+			return j.compareBlobs(ctx, mapping)
+		}
+		if mapping, err = j.readArtifact(ctx, ""); err != nil {
+			return "", cmp.Or(decisive(err), refuse(CodeUnmapped, "the statement names no manifest, and it cannot be compared with the layers: %v", err))
+		}
+	}
+	if err := j.compareLayers(files, mapping); err != nil {
 		return "", err
 	}
 	switch {
 	case len(mapping.Uncovered) > 0:
 		return "", refuse(CodeUncovered, "the files are the signed ones, but the statement names no manifest, and this is covered by nothing: %s", strings.Join(mapping.Uncovered, ", "))
-	case j.policy.Binding != StrengthLayers:
+	case j.policy.Binding != StrengthLayers && j.policy.Binding != StrengthStreamed:
 		return "", refuse(CodeWeak, "the statement names no manifest (%s), and %s is wanted", StrengthLayers, StrengthManifest)
 	}
 	if len(mapping.GitFiles) > 0 {
 		j.warn("not signed, not covered: " + quoteNames(mapping.GitFiles))
 	}
-	return StrengthLayers, nil
+	return strength, nil
 }
 
 // warnUnmapped notes that a yes rests on the manifest's digest alone.
@@ -371,6 +415,59 @@ func hashingText(signed *manifest.Manifest) string {
 	return h.Type
 }
 
+// namesBlobs reports whether a statement lists the blobs of a manifest, as tools
+// do that sign a manifest whose layers they do not read: each layer and the
+// config, under the names that they give them, nothing left out and nothing
+// ignored. The digests cover all content then. That the names of files are
+// signed as well needs layers that hold their names, or are listed by them.
+func (j *judge) namesBlobs(signed *manifest.Manifest, mapping *Mapping) bool {
+	ignored := signed.Serialization.IgnorePaths
+	if !mapping.Archives && mapping.Layout != "title" || ignored == nil || len(ignored) > 0 || !byLayerDigest(signed) {
+		return false
+	}
+	blobs := j.subject.Artifact.Blobs
+	if len(blobs) == 0 || len(signed.Resources) != len(blobs) {
+		return false
+	}
+	for _, r := range signed.Resources {
+		if d, ok := blobs[r.Name]; !ok || hex.EncodeToString(r.Digest) != d.Encoded() {
+			return false
+		}
+	}
+	return true
+}
+
+// compareBlobs is the verdict for a statement that lists the blobs: for an
+// artifact they are all there is to compare; a folder is held against the files
+// in them.
+func (j *judge) compareBlobs(ctx context.Context, mapping *Mapping) (Strength, error) {
+	if j.subject.Local == nil || j.subject.Artifact.FileName != "" {
+		if len(mapping.Uncovered) > 0 {
+			return "", refuse(CodeUncovered, "the layers are the signed ones, but the statement names no manifest, and this is covered by nothing: %s", strings.Join(mapping.Uncovered, ", "))
+		}
+		j.now.layout = mapping.Layout
+		return StrengthLayers, nil
+	}
+	mapping, err := j.readArtifact(ctx, "")
+	if err != nil {
+		return "", cmp.Or(decisive(err), refuse(CodeUnmapped, "the archives cannot be read as files: %v", err))
+	}
+	j.now.unpacked, j.now.layout = mapping, mapping.Layout
+	return StrengthStreamed, nil
+}
+
+// decisive is an error of mapping or reading that no other evidence outweighs:
+// hostile content, and layers that could not be read; nil for other errors.
+func decisive(err error) error {
+	if threat, ok := errors.AsType[*manifest.ThreatError](err); ok {
+		return threat
+	}
+	if errors.Is(err, ErrUnknown) {
+		return &refusal{code: CodeUnread, message: err.Error(), unread: true}
+	}
+	return nil
+}
+
 // mapUnbound maps for a statement that names no manifest. Tools that sign a
 // manifest list blobs that are no files under a name of Pseudo: where no layer
 // has that name, the entry covers the blob and is left out of the comparison.
@@ -378,7 +475,7 @@ func hashingText(signed *manifest.Manifest) string {
 // In a folder's statement the same name is a file, and a removed one must not
 // be excused. The two are told apart by what such tools always write: an empty
 // list of ignore paths, and the config.
-func (j *judge) mapUnbound(signed *manifest.Manifest) (*Mapping, *manifest.Manifest, error) {
+func (j *judge) mapUnbound(ctx context.Context, signed *manifest.Manifest) (*Mapping, *manifest.Manifest, error) {
 	pseudo := map[string]digest.Digest{}
 	if ignored := signed.Serialization.IgnorePaths; ignored != nil && len(ignored) == 0 {
 		for _, r := range signed.Resources {
@@ -391,7 +488,7 @@ func (j *judge) mapUnbound(signed *manifest.Manifest) (*Mapping, *manifest.Manif
 		clear(pseudo)
 	}
 	if len(pseudo) == 0 {
-		mapping, err := j.mapArtifact("")
+		mapping, err := j.mapArtifact(ctx, "", false)
 		return mapping, signed, err
 	}
 	mapping, err := j.subject.Artifact.Map("", slices.Collect(maps.Values(pseudo))...)
@@ -402,7 +499,7 @@ func (j *judge) mapUnbound(signed *manifest.Manifest) (*Mapping, *manifest.Manif
 		if _, ok := pseudo[f.Name]; ok {
 			// A layer has the name: the entry is that file, and covers no
 			// other blob.
-			mapping, err := j.mapArtifact("")
+			mapping, err := j.mapArtifact(ctx, "", false)
 			return mapping, signed, err
 		}
 	}
@@ -415,20 +512,63 @@ func (j *judge) mapUnbound(signed *manifest.Manifest) (*Mapping, *manifest.Manif
 	return mapping, &rest, nil
 }
 
-// mapArtifact maps once per path annotation.
-func (j *judge) mapArtifact(pathAnnotation string) (*Mapping, error) {
+// mapArtifact maps once per path annotation. Archives are read if their files
+// are needed, or the caller wants all content compared.
+func (j *judge) mapArtifact(ctx context.Context, pathAnnotation string, files bool) (*Mapping, error) {
 	m, ok := j.mappings[pathAnnotation]
 	if !ok {
 		m.mapping, m.err = j.subject.Artifact.Map(pathAnnotation)
-		if j.mappings == nil {
-			j.mappings = map[string]mapped{}
-		}
-		j.mappings[pathAnnotation] = m
+		j.keep(pathAnnotation, m)
+	}
+	if m.err == nil && (j.subject.Artifact.Content || files && m.mapping.Packed) {
+		return j.readArtifact(ctx, pathAnnotation)
 	}
 	if m.err == nil {
 		j.warn(m.mapping.Warnings...)
 	}
 	return m.mapping, m.err
+}
+
+// readArtifact reads the layers, once per path annotation.
+func (j *judge) readArtifact(ctx context.Context, pathAnnotation string) (*Mapping, error) {
+	key := "read " + pathAnnotation
+	m, ok := j.mappings[key]
+	if !ok {
+		if j.subject.Artifact.Read == nil {
+			m.err = errors.New("the layers are archives, and only their manifest is here")
+		} else {
+			m.mapping, m.err = j.subject.Artifact.Read(ctx, pathAnnotation)
+		}
+		j.keep(key, m)
+	}
+	if m.err == nil {
+		j.warn(m.mapping.Warnings...)
+	}
+	return m.mapping, m.err
+}
+
+func (j *judge) keep(key string, m mapped) {
+	if j.mappings == nil {
+		j.mappings = map[string]mapped{}
+	}
+	j.mappings[key] = m
+}
+
+// compareUnpacked holds local files against the files of the layers. What the
+// packer's own tool adds to them may be there.
+func (j *judge) compareUnpacked(ctx context.Context, mapping *Mapping) error {
+	layers, err := manifest.GroupByFile(resources(mapping), 0)
+	if err != nil {
+		return err
+	}
+	return j.compareLocal(ctx, layers, manifest.Hashing{Type: manifest.SHA256}, mapping.Added)
+}
+
+// countSigned counts files that are known by the statement alone.
+func (j *judge) countSigned(signed *manifest.Manifest) {
+	if j.subject.Local == nil || j.subject.Artifact.FileName != "" {
+		j.now.files.Count, j.now.files.Bytes = len(signed.Files()), 0
+	}
 }
 
 func (j *judge) countFiles(mapping *Mapping) {

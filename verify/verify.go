@@ -25,6 +25,7 @@
 //     media type. Every layer, the config and every annotation are covered.
 //   - layer-digests: no binding, but the statement's files equal the layers'
 //     files, and nothing that is not signed carries meaning.
+//   - streamed: the same, where the files are in archives, which were read.
 //   - files: a local folder or file equals the statement's files.
 //
 // # Three answers
@@ -54,6 +55,7 @@ type Strength string
 const (
 	StrengthManifest Strength = "manifest-digest"
 	StrengthLayers   Strength = "layer-digests"
+	StrengthStreamed Strength = "streamed"
 	StrengthFiles    Strength = "files"
 )
 
@@ -64,9 +66,14 @@ type Policy struct {
 
 	// Binding is the weakest strength accepted for an artifact: "" and
 	// StrengthManifest want a statement that names the manifest,
-	// StrengthLayers accepts equal layers too. Local files have no other
+	// StrengthLayers accepts equal layers too, and StrengthStreamed also reads
+	// archives to compare the files in them. Local files have no other
 	// strength than StrengthFiles, so it does not apply to them.
 	Binding Strength
+
+	// Layout wants the layers of an artifact to be read as files in this way;
+	// "": in whatever way they were signed and found.
+	Layout string
 
 	// RequireModel wants a model signature: an artifact signature alone is
 	// not enough.
@@ -110,6 +117,20 @@ type Artifact struct {
 	// fine, unless it is a *manifest.ThreatError.
 	Map func(pathAnnotation string, covered ...digest.Digest) (*Mapping, error)
 
+	// Blobs are the names under which such tools list the config and every
+	// layer, whether or not it has a name. nil: two would have one name.
+	Blobs map[string]digest.Digest
+
+	// Read is Map with layers that are read to the end, and compared with their
+	// digests. It is asked where Map found archives and the verdict needs their
+	// files. An error that wraps ErrUnknown means that they could not be read.
+	// nil: there is nothing to read from.
+	Read func(ctx context.Context, pathAnnotation string) (*Mapping, error)
+
+	// Content has every layer read and compared for a yes, also where the
+	// digests in the manifest would do. It needs Read.
+	Content bool
+
 	// Pseudo are the names that other tools give to blobs without a name
 	// (config.json, layer_NNN.tar.gz) when they sign a manifest. nil where
 	// such an entry could excuse a removed file.
@@ -127,9 +148,18 @@ const PseudoConfig = "config.json"
 
 // A Mapping is what a consumer gets from a manifest.
 type Mapping struct {
+	// Layout is how the layers become files; "" if only reading them tells.
 	Layout string
 	// Files have their sha256.
 	Files []manifest.File
+	// Packed says that the files are in archives: Files is empty, and
+	// Artifact.Read finds them.
+	Packed bool
+	// Archives says that every layer is an archive, so that the names of all
+	// files are in signed bytes.
+	Archives bool
+	// Added are files that the packer's own tool writes beside Files.
+	Added []string
 	// Uncovered is what names and digests of the files leave open.
 	Uncovered []string
 	// GitFiles are layers that OMS tools leave out of a statement.
@@ -246,6 +276,7 @@ const (
 	CodeFiles        = "files-differ"      // files missing, changed, added
 	CodeUncovered    = "not-covered"       // equal files, but something unsigned carries meaning
 	CodeWeak         = "binding-too-weak"  // the policy wants more
+	CodeLayout       = "other-layout"      // the policy wants another reading of the layers
 	CodeUnmapped     = "unmapped"          // layers cannot be compared as files
 	CodeNeedsModel   = "no-model-signature"
 	CodeUnread       = "unread" // could not be read
