@@ -20,13 +20,13 @@ type Contents struct {
 }
 
 // Digest says which files the layers of the artifact that ref names are. It
-// reads the manifest and no layer.
+// reads the manifest, and of the layers only archives.
 func (c *Client) Digest(ctx context.Context, ref string, o SignOptions) (*Contents, error) {
 	model, err := c.open(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
-	contents, err := contentsOf(model.Manifest, model.Reference.String(), o)
+	contents, err := c.contentsOf(ctx, model.Manifest, model, model.Reference.String(), o)
 	if err != nil {
 		return nil, err
 	}
@@ -35,23 +35,23 @@ func (c *Client) Digest(ctx context.Context, ref string, o SignOptions) (*Conten
 }
 
 // DigestManifest is Digest for a manifest on disk; name is for messages.
-func (c *Client) DigestManifest(data []byte, name string, o SignOptions) (*Contents, error) {
+func (c *Client) DigestManifest(ctx context.Context, data []byte, name string, o SignOptions) (*Contents, error) {
 	m, err := oci.ParseManifest(data, "")
 	if err != nil {
 		return nil, err
 	}
-	return contentsOf(m, targetName(name), o)
+	return c.contentsOf(ctx, m, nil, targetName(name), o)
 }
 
-func contentsOf(m *oci.Manifest, target string, o SignOptions) (*Contents, error) {
-	files, err := m.Files(oci.FilesOptions{Allow: o.Allow, PathAnnotation: o.PathAnnotation})
-	if err != nil {
-		return nil, err
-	}
+func (c *Client) contentsOf(ctx context.Context, m *oci.Manifest, model *oci.Model, target string, o SignOptions) (*Contents, error) {
 	if err := wholeLayers(o.Hashing); err != nil {
 		return nil, err
 	}
-	oms, err := manifest.New(known(files.Files), manifest.Serialization{IgnorePaths: manifest.GitPaths()})
+	files, err := c.filesOf(ctx, m, model, o)
+	if err != nil {
+		return nil, err
+	}
+	oms, err := manifest.New(known(files.Files), serialization(files))
 	if err != nil {
 		return nil, err
 	}

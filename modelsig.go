@@ -76,7 +76,11 @@ type Client struct {
 	// number of CPUs.
 	Jobs int
 
-	// Progress is called as bytes are hashed and uploaded, with the running
+	// Reads is called before layers are read to know the files in them, with
+	// the artifact and how many bytes that are. nil: silent.
+	Reads func(target string, bytes int64)
+
+	// Progress is called as bytes are hashed, read and uploaded, with the running
 	// count and the total, from several goroutines. nil: silent.
 	Progress func(done, total int64)
 
@@ -184,6 +188,14 @@ func (c *Client) progress(files []manifest.File) func(int64) {
 	var total int64
 	for _, f := range files {
 		total += f.Size
+	}
+	return c.counter(total)
+}
+
+// counter adds up bytes of a total.
+func (c *Client) counter(total int64) func(int64) {
+	if c.Progress == nil {
+		return nil
 	}
 	var done atomic.Int64
 	return func(n int64) { c.Progress(done.Add(n), total) }

@@ -51,6 +51,12 @@ type SignOptions struct {
 	// they differ. "": refused then.
 	PathAnnotation string
 
+	// VerifyContent reads every layer of an artifact and compares it with its
+	// digest before that is signed. By default only archives are read, whose
+	// files are not known otherwise; of a raw layer the signer vouches for the
+	// digest in the manifest.
+	VerifyContent bool
+
 	// Allow accepts ambiguous inputs by name; nil refuses them all. In a local
 	// folder an ambiguous name is a warning, and Allow silences it; what stands
 	// in a file's place (a Git LFS pointer, an unfinished download) is refused.
@@ -105,9 +111,9 @@ type Signed struct {
 }
 
 // Sign signs the artifact that ref names: HOST/REPO:TAG, HOST/REPO@DIGEST or
-// oci:PATH:TAG. It reads the manifest and no layer, signs both statements,
-// attaches the bundles and reads them back. If both signatures of this signer
-// are there and verify, it adds nothing.
+// oci:PATH:TAG. It reads the manifest, and of the layers only archives, signs
+// both statements, attaches the bundles and reads them back. If both signatures
+// of this signer are there and verify, it adds nothing.
 //
 // An error after which nothing is attached wraps [referrers.ErrNotAttached];
 // hostile names and shapes are a [*manifest.ThreatError].
@@ -143,7 +149,7 @@ func (c *Client) Sign(ctx context.Context, ref string, signer Signer, o SignOpti
 // signModel signs a model that was resolved.
 func (c *Client) signModel(ctx context.Context, model *oci.Model, signer Signer, o SignOptions) (*Signature, error) {
 	ref := model.Reference
-	sig, err := c.statements(model.Manifest, lastSegment(ref.Repository+filepath.ToSlash(ref.Layout+ref.Archive)), ref.Repository, ref.Tag, o)
+	sig, err := c.statements(ctx, model.Manifest, model, lastSegment(ref.Repository+filepath.ToSlash(ref.Layout+ref.Archive)), ref.Repository, ref.Tag, o)
 	if err != nil {
 		return nil, err
 	}
@@ -177,7 +183,7 @@ func (c *Client) SignManifest(ctx context.Context, data []byte, name string, sig
 		return nil, fmt.Errorf("sign %s: %w", targetName(name), err)
 	}
 	o.ModelOnly = !o.ArtifactOnly
-	sig, err := c.statements(m, manifestSubject(name), "", "", o)
+	sig, err := c.statements(ctx, m, nil, manifestSubject(name), "", "", o)
 	if err != nil {
 		return nil, err
 	}
@@ -210,9 +216,10 @@ func pinned(r oci.Reference) string {
 	return r.String()
 }
 
-// statements builds what will be signed for a manifest. name is the OMS
-// subject's: it must have one, and nobody relies on it (OMS §6.5).
-func (c *Client) statements(m *oci.Manifest, name, repository, tag string, o SignOptions) (*Signature, error) {
+// statements builds what will be signed for a manifest. model is where its
+// layers are; nil: nowhere. name is the OMS subject's: it must have one, and
+// nobody relies on it (OMS §6.5).
+func (c *Client) statements(ctx context.Context, m *oci.Manifest, model *oci.Model, name, repository, tag string, o SignOptions) (*Signature, error) {
 	if err := wholeLayers(o.Hashing); err != nil {
 		return nil, err
 	}
@@ -220,13 +227,21 @@ func (c *Client) statements(m *oci.Manifest, name, repository, tag string, o Sig
 		return nil, errors.New("annotations are recorded in the artifact signature, and none is made")
 	}
 	sig := &Signature{Digest: m.Descriptor.Digest.String(), FromDigest: true}
+	if o.ArtifactOnly && o.VerifyContent {
+		return nil, errors.New("an artifact signature reads no layer: its content cannot be verified as well")
+	}
 	if o.ArtifactOnly {
 		// What a verdict refuses whoever signed it is not signed either.
 		if _, err := mapFiles(m, oci.FilesOptions{Allow: o.Allow, PathAnnotation: o.PathAnnotation}); isThreat(err) {
 			return nil, fmt.Errorf("sign %s: %w", m.Descriptor.Digest, err)
 		}
 	} else {
-		if err := c.modelStatement(m, name, repository, tag, o, sig); err != nil {
+		files, err := c.filesOf(ctx, m, model, o)
+		if err != nil {
+			return nil, fmt.Errorf("sign %s: %w", m.Descriptor.Digest, err)
+		}
+		sig.FromDigest = !files.Read
+		if err := modelStatement(m, files, name, repository, tag, o, sig); err != nil {
 			return nil, err
 		}
 	}
@@ -252,16 +267,32 @@ func wholeLayers(h manifest.Hashing) error {
 	return errors.New("an artifact is signed by the sha256 of whole layers: another hash, or shards, would have to read them, which this version does not")
 }
 
+// filesOf says which files the layers of a manifest are. It reads archives, and
+// everything where the caller wants that.
+func (c *Client) filesOf(ctx context.Context, m *oci.Manifest, model *oci.Model, o SignOptions) (*oci.Files, error) {
+	options := oci.FilesOptions{Allow: o.Allow, PathAnnotation: o.PathAnnotation}
+	plan, err := m.Plan(options)
+	if err != nil {
+		return nil, err
+	}
+	if o.Layout != "" && o.Layout != plan.Layout {
+		return nil, fmt.Errorf("the layout is %q, not %q", plan.Layout, o.Layout)
+	}
+	files, err := m.Files(options)
+	switch {
+	case err != nil && !errors.Is(err, oci.ErrPacked), err == nil && !o.VerifyContent:
+		return files, err
+	case model == nil && err != nil:
+		return nil, fmt.Errorf("only the manifest is here: %w", err)
+	case model == nil:
+		return nil, errors.New("only the manifest is here: its content cannot be verified")
+	}
+	return c.readLayers(ctx, model, options, o.VerifyContent)
+}
+
 // modelStatement builds the OMS statement of a manifest: the files its layers
 // are, bound to its digest.
-func (c *Client) modelStatement(m *oci.Manifest, name, repository, tag string, o SignOptions, sig *Signature) error {
-	files, err := m.Files(oci.FilesOptions{Allow: o.Allow, PathAnnotation: o.PathAnnotation})
-	if err != nil {
-		return fmt.Errorf("sign %s: %w", m.Descriptor.Digest, err)
-	}
-	if o.Layout != "" && o.Layout != files.Layout {
-		return fmt.Errorf("sign %s: the layout is %q, not %q", m.Descriptor.Digest, files.Layout, o.Layout)
-	}
+func modelStatement(m *oci.Manifest, files *oci.Files, name, repository, tag string, o SignOptions, sig *Signature) error {
 	stubs, err := manifest.CheckStubs(namesOf(files.Files), o.Allow)
 	if err != nil {
 		return fmt.Errorf("sign %s: %w", m.Descriptor.Digest, err)
@@ -269,7 +300,7 @@ func (c *Client) modelStatement(m *oci.Manifest, name, repository, tag string, o
 	files.Warnings = append(files.Warnings, stubs...)
 	// Names that OMS tools leave out of folders are recorded as left out, so
 	// that a pulled folder verifies with every one of them.
-	oms, err := manifest.New(known(files.Files), manifest.Serialization{IgnorePaths: manifest.GitPaths()})
+	oms, err := manifest.New(known(files.Files), serialization(files))
 	if err != nil {
 		return fmt.Errorf("sign %s: %w", m.Descriptor.Digest, err)
 	}
@@ -283,6 +314,7 @@ func (c *Client) modelStatement(m *oci.Manifest, name, repository, tag string, o
 		Tag:            tag,
 		ArtifactType:   m.Descriptor.ArtifactType,
 		Layout:         files.Layout,
+		Root:           files.Root,
 		PathAnnotation: files.PathAnnotation,
 	}.Annotations()
 	if err != nil {
@@ -293,6 +325,12 @@ func (c *Client) modelStatement(m *oci.Manifest, name, repository, tag string, o
 	}
 	sig.Layout = files.Layout
 	return sig.model(oms, name, annotations, files.Files)
+}
+
+// serialization leaves out what OMS tools leave out of a folder, and what the
+// packer's own tool adds to it.
+func serialization(files *oci.Files) manifest.Serialization {
+	return manifest.Serialization{IgnorePaths: append(manifest.GitPaths(), files.Added...)}
 }
 
 // model records the OMS statement in sig.

@@ -28,6 +28,11 @@ type VerifyOptions struct {
 	PathAnnotation string
 	Allow          manifest.Allow
 
+	// VerifyContent reads every layer of an artifact and compares it with its
+	// digest. By default layers are read only where a verdict needs the files
+	// in archives.
+	VerifyContent bool
+
 	// IgnorePaths are local files and folders to leave out, relative to the
 	// model or absolute.
 	IgnorePaths []string
@@ -68,7 +73,8 @@ func (d *Denial) Error() string { return fmt.Sprintf("verify %s: %v", d.Verifica
 func (d *Denial) Unwrap() error { return d.Err }
 
 // Verify decides about the artifact that ref names. A tag is resolved once;
-// the verdict is about that digest, which the result has. No layer is read.
+// the verdict is about that digest, which the result has. No layer is read,
+// unless the options or a statement that names no manifest ask for it.
 //
 // No and "could not tell" are a [*Denial]. Failures before there is anything
 // to judge, such as a registry that cannot be reached, are plain errors.
@@ -99,7 +105,7 @@ func (c *Client) Verify(ctx context.Context, ref string, policy Policy, o Verify
 // verifyModel judges a model that was resolved, and a local folder against it
 // where local is not nil.
 func (c *Client) verifyModel(ctx context.Context, v Verification, model *oci.Model, local *verify.Local, policy Policy, o VerifyOptions) (*Verification, error) {
-	subject := verify.Subject{Artifact: artifact(model.Manifest, o.Allow, o.PathAnnotation), Local: local}
+	subject := verify.Subject{Artifact: c.artifact(model.Manifest, model, o), Local: local}
 	if model.Manifest.Config.Digest != ocispec.DescriptorEmptyJSON.Digest {
 		// A name for a config with content could excuse a removed file.
 		subject.Artifact.Pseudo = nil
@@ -166,7 +172,7 @@ func (c *Client) VerifyManifest(ctx context.Context, data []byte, file string, p
 	if err != nil {
 		return nil, err
 	}
-	subject := verify.Subject{Artifact: artifact(m, o.Allow, o.PathAnnotation)}
+	subject := verify.Subject{Artifact: c.artifact(m, nil, o)}
 	if file != "" {
 		local, dir, err := c.local(ctx, file, &policy, o)
 		if err != nil {

@@ -148,6 +148,9 @@ func (a *app) client(r registryFlags, targets []modelsig.Target) (*modelsig.Clie
 		o.Credentials = credentials
 	}
 	c := &modelsig.Client{Registry: o, Logger: a.logger, Tracer: a.tracing.tracer()}
+	c.Reads = func(target string, n int64) {
+		fmt.Fprintf(a.stderr, "note: reading %s of layers of %s\n", bytesText(n), printable(target))
+	}
 	if a.showsProgress() {
 		a.bar = &progress{w: a.stderr}
 		c.Progress = a.bar.set

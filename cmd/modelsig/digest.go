@@ -50,7 +50,7 @@ func (d *digestCmd) Run(ctx context.Context, a *app) error {
 	case modelsig.KindManifest:
 		var data []byte
 		if data, err = a.readManifest(target.Path); err == nil {
-			contents, err = client.DigestManifest(data, target.Path, options)
+			contents, err = client.DigestManifest(ctx, data, target.Path, options)
 		}
 	default:
 		contents, err = client.DigestDir(ctx, target.Path, options)

@@ -24,6 +24,7 @@ import (
 
 	"github.com/modelsig/modelsig"
 	"github.com/modelsig/modelsig/manifest"
+	"github.com/modelsig/modelsig/oci"
 	"github.com/modelsig/modelsig/verify"
 )
 
@@ -98,7 +99,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(code int) { panic(exited(code)) }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true}),
-		kong.Vars{"threats": threatNames()},
+		kong.Vars{"threats": threatNames(), "layouts": strings.Join(oci.Layouts(), ",")},
 	)
 	if err != nil {
 		panic(err) // the structs above are wrong

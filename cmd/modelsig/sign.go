@@ -31,7 +31,6 @@ type signFlags struct {
 	ArtifactSignatureOnly bool              `help:"Leave out the model signature. Works for artifacts of any shape." group:"Signing"`
 	RequireDigest         bool              `help:"Refuse references without a digest." group:"Signing"`
 	DryRun                bool              `help:"Print what would be signed, and sign nothing." group:"Signing"`
-	Layout                string            `enum:"title," default:"" help:"Refuse artifacts whose layers are not read this way (title)." group:"Signing"`
 	TSAURL                string            `name:"tsa-url" placeholder:"URL" help:"Have this timestamp authority (RFC 3161) say when each signature was made." group:"Signing"`
 	Force                 bool              `help:"Replace a file that is not a signature." group:"Signing"`
 	Annotations           map[string]string `name:"annotations" short:"a" aliases:"annotation" mapsep:"none" placeholder:"KEY=VALUE" help:"Record in the artifact signature." group:"Signing"`
@@ -77,7 +76,9 @@ type modelFlags struct {
 	IgnoreGitPaths bool     `negatable:"" default:"true" help:"Leave out .git, .gitignore, .gitattributes and .github at the top of a local model." group:"Model"`
 	AllowSymlinks  bool     `negatable:"" help:"Follow links to regular files inside a local model." group:"Model"`
 	Allow          []string `sep:"none" placeholder:"NAME" help:"Accept an ambiguous input: ${threats}." group:"Model"`
+	Layout         string   `enum:"${layouts}," default:"" help:"Refuse artifacts whose layers are not read this way: ${layouts}." group:"Model"`
 	PathAnnotation string   `enum:"title,filepath," default:"" help:"Which annotation names a layer's file where both are there and differ (title, filepath)." group:"Model"`
+	VerifyContent  bool     `help:"Read every layer of an artifact and compare it with its digest. Default: archives alone, where their files must be known." group:"Model"`
 	Path           []string `sep:"none" placeholder:"TARGET" help:"Another way to name a target." group:"Model"`
 }
 
@@ -172,6 +173,7 @@ func (s *signCmd) run(ctx context.Context, a *app, args []string, method func() 
 		Annotations:     s.Annotations,
 		Layout:          s.Layout,
 		PathAnnotation:  s.PathAnnotation,
+		VerifyContent:   s.VerifyContent,
 		Allow:           allow,
 		Hashing:         hashing,
 		IgnorePaths:     s.IgnorePaths,
@@ -206,6 +208,8 @@ func (s *signCmd) check(a *app, targets []modelsig.Target) error {
 			return fmt.Errorf("--format ref: %s has no reference", t.Name())
 		case s.RequireDigest, s.NoAttach:
 			return fmt.Errorf("--require-digest and --no-attach are for artifacts, and %s is a local model", t.Name())
+		case s.VerifyContent:
+			return fmt.Errorf("--verify-content is for artifacts, and %s is a local model", t.Name())
 		case s.Layout != "" && t.Kind != modelsig.KindManifest:
 			return fmt.Errorf("--layout is for artifacts, and %s is a local model", t.Name())
 		}

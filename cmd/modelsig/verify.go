@@ -90,7 +90,8 @@ func (v *verifyCmd) run(ctx context.Context, a *app, args []string, method func(
 	}
 	// The command line says what it got; library and policies want the
 	// manifest's digest.
-	policy.Binding = verify.StrengthLayers
+	policy.Binding = verify.StrengthStreamed
+	policy.Layout = v.Layout
 	policy.RequireModel = v.Require == "model"
 	policy.IgnoreUnsignedFiles = v.IgnoreUnsignedFiles
 	policy.Subset = v.Subset
@@ -99,6 +100,7 @@ func (v *verifyCmd) run(ctx context.Context, a *app, args []string, method func(
 		SignatureFile:   v.Signature,
 		SignatureDigest: v.SignatureDigest,
 		PathAnnotation:  v.PathAnnotation,
+		VerifyContent:   v.VerifyContent,
 		Allow:           allow,
 		IgnorePaths:     v.IgnorePaths,
 		AllowSymlinks:   v.AllowSymlinks,
@@ -134,6 +136,9 @@ func (v *verifyCmd) check(a *app, targets []modelsig.Target) error {
 	}
 	if v.Subset && slices.ContainsFunc(targets, func(t modelsig.Target) bool { return t.Kind != modelsig.KindDir && !t.Guessed }) {
 		return errors.New("--subset is for folders: an artifact has all its layers")
+	}
+	if v.Ref == "" && (v.Layout != "" || v.VerifyContent) && slices.ContainsFunc(targets, func(t modelsig.Target) bool { return !isArtifact(t) }) {
+		return errors.New("--layout and --verify-content are for artifacts, and for --ref")
 	}
 	if a.Format == formatRef && v.Ref == "" && !slices.ContainsFunc(targets, isArtifact) {
 		return errors.New("--format ref prints REPO@DIGEST, and no target has a reference")
@@ -266,7 +271,11 @@ func verifyAnswer(r *modelsig.Verification, file string) *answer {
 		if r.Kind == modelsig.KindManifest {
 			hashed = ", no file was hashed"
 		}
-		out.add("files", "%d (%s)%s", r.Files.Count, bytesText(r.Files.Bytes), hashed)
+		size := ""
+		if r.Files.Bytes > 0 || r.Files.Count == 0 { // in archives, nobody has added them up
+			size = fmt.Sprintf(" (%s)", bytesText(r.Files.Bytes))
+		}
+		out.add("files", "%d%s%s", r.Files.Count, size, hashed)
 	}
 	for _, f := range r.Files.Changed {
 		out.add("changed", "%q", f)
