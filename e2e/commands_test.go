@@ -61,6 +61,7 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 		"token":          {2, identityToken},
 		"collector":      {1, openCollector},
 		"spans":          {0, printSpans},
+		"packed":         {1, packed},
 		"sixteen":        {1, sixteen},
 		"serve-binary":   {0, serveBinary},
 		"interrupt":      {1, interrupt},

@@ -42,6 +42,7 @@
 //	serve-binary FLAG…            modelsig registry, at $SERVED
 //	collector KIND                an OTLP collector at $COLLECTOR: answers, grpc, grpc-hangs, hangs, throttles, denies, redirects, gone
 //	spans                         print the spans that collectors got
+//	packed NAME                   a model that a real tool packed: layout NAME, $REGISTRY/packed/NAME:v1, folder NAME.pulled
 //	sixteen REF                   sign with sixteen keys at once
 //	interrupt ARG…                SIGINT to modelsig when it has asked $FAULTY: exit 130
 //	kill-often DIR FILE KIND …    kill -9 at many moments: FILE is whole or absent
@@ -49,7 +50,8 @@
 //	harmless FILE                 nothing in it acts on a terminal
 //	normalize FILE                replace what varies: hex, times, ports
 //
-// The condition [no-api] holds where referrers are found by the fallback tag.
+// The condition [no-api] holds where referrers are found by the fallback tag,
+// [packers] where there are models that real tools packed.
 //
 // JSON on stdout of modelsig is held against docs/schemas in every script, and
 // no output may have characters that a terminal acts on (rule 36).
@@ -143,13 +145,15 @@ func TestScripts(t *testing.T) {
 	}
 }
 
-// inMode is the condition [no-api]: clients must find referrers by the fallback
-// tag.
+// inMode is the conditions of scripts.
 func inMode(cond, mode string) (bool, error) {
-	if cond != "no-api" {
-		return false, fmt.Errorf("%q is not known", cond)
+	switch cond {
+	case "no-api":
+		return mode == modeNone || mode == modeClaimed, nil
+	case "packers":
+		return havePackers(), nil
 	}
-	return mode == modeNone || mode == modeClaimed, nil
+	return false, fmt.Errorf("%q is not known", cond)
 }
 
 // modesOf reads the modes in which a script runs from its first line.

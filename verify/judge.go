@@ -29,6 +29,11 @@ type judge struct {
 
 	model, artifact bool // which kinds of signature approved
 
+	// later are candidates that layers would have to be read for. They are
+	// judged when all others are, and only if none of those was enough.
+	later   []Candidate
+	reading bool // layers may be read
+
 	// now is what the candidate at hand was found to be. It enters the report
 	// with a yes, or as long as there is none: what does not count never
 	// describes a yes.
@@ -90,6 +95,10 @@ func refuse(code, format string, args ...any) error {
 func (j *judge) candidate(ctx context.Context, c Candidate) error {
 	j.now = finding{}
 	err := j.approves(ctx, c)
+	if errors.Is(err, errLater) {
+		j.later = append(j.later, c)
+		return nil
+	}
 	if err == nil || len(j.report.Signers) == 0 {
 		j.tell()
 	}
@@ -456,9 +465,16 @@ func (j *judge) compareBlobs(ctx context.Context, mapping *Mapping) (Strength, e
 	return StrengthStreamed, nil
 }
 
+// errLater: a candidate needs layers to be read.
+var errLater = errors.New("layers have to be read")
+
 // decisive is an error of mapping or reading that no other evidence outweighs:
-// hostile content, and layers that could not be read; nil for other errors.
+// hostile content, and layers that could not be read, or not yet; nil for other
+// errors.
 func decisive(err error) error {
+	if errors.Is(err, errLater) {
+		return err
+	}
 	if threat, ok := errors.AsType[*manifest.ThreatError](err); ok {
 		return threat
 	}
@@ -533,6 +549,9 @@ func (j *judge) mapArtifact(ctx context.Context, pathAnnotation string, files bo
 func (j *judge) readArtifact(ctx context.Context, pathAnnotation string) (*Mapping, error) {
 	key := "read " + pathAnnotation
 	m, ok := j.mappings[key]
+	if !ok && !j.reading && !j.subject.Artifact.Content {
+		return nil, errLater
+	}
 	if !ok {
 		if j.subject.Artifact.Read == nil {
 			m.err = errors.New("the layers are archives, and only their manifest is here")

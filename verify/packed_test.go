@@ -67,6 +67,25 @@ func TestABoundStatementNeedsNoArchive(t *testing.T) {
 	}
 }
 
+// Reading is dear: what needs it is judged last, whatever the order.
+func TestArchivesAreReadOnlyIfNothingElseIsEnough(t *testing.T) {
+	k := newKey(t)
+	signed := bundles(k.sign(t, artifact(t, manifestOf("tiny"))), k.sign(t, oms(t, tiny, nil)), k.sign(t, boundTo(t, tiny)))
+	a := pack(nil, errUnread)
+	s := verify.Subject{Artifact: a.Artifact, Local: tiny.local()}
+	r, err := verify.Decide(t.Context(), accepting(verify.StrengthStreamed, k), s, signed)
+	wantVerified(t, r, err, verify.StrengthManifest)
+	if a.reads != 0 || r.Signers[0].Kind != "model" {
+		t.Errorf("%d reads, signers %+v", a.reads, r.Signers)
+	}
+	s.Local = tiny.with("config.json", "{ }").local()
+	r, err = verify.Decide(t.Context(), accepting(verify.StrengthStreamed, k), s, signed)
+	wantNo(t, r, err, verify.ErrUnknown, verify.CodeUnread)
+	if a.reads != 1 {
+		t.Errorf("%d reads, want one for both that need it", a.reads)
+	}
+}
+
 func TestAllContentIsReadWhereTheCallerWantsIt(t *testing.T) {
 	k := newKey(t)
 	hostile := &manifest.ThreatError{Code: "digest-mismatch", Reason: "the blob that came has another digest"}

@@ -349,6 +349,12 @@ func Decide(ctx context.Context, p Policy, s Subject, ev Evidence) (*Report, err
 			}
 		}
 	}
+	j.reading = true
+	for _, c := range j.later {
+		if j.enough() || ctx.Err() != nil || j.candidate(ctx, c) != nil {
+			break
+		}
+	}
 	// A yes stands: what is read after it must not be able to take it back by
 	// lasting too long.
 	if err := ctx.Err(); err != nil && !j.enough() {
