@@ -599,6 +599,9 @@ func (p *Plan) files(unpacked []manifest.File) (*Files, error) {
 		}
 		out.Files = append(out.Files, f)
 	}
+	if len(out.Files) == 0 && p.Layout == LayoutModelCar {
+		return nil, fmt.Errorf("%w: a container image without a file below %s/", ErrUnmapped, modelCarRoot)
+	}
 	if len(out.Files) == 0 {
 		return nil, refuse("no-layers", "layers", "none is a file of a model: nothing to sign")
 	}
