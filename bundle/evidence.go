@@ -201,6 +201,9 @@ func (v *sigstoreVerifier) stampedTimes(e *entity, stamps *wireTimestamps) (time
 }
 
 func (v *sigstoreVerifier) stampedTime(e *entity, token []byte) (time.Time, error) {
+	if len(v.material.TimestampingAuthorities()) == 0 { // sigstore-go would wrap the error of none of them, which is nil
+		return time.Time{}, errors.New("the trusted root has no timestamp authority")
+	}
 	if _, err := tokenCertificates(token); err != nil { // what sigstore-go would spend much time on, or take though its hash is weak
 		return time.Time{}, fmt.Errorf("the timestamp cannot be read: %w", err)
 	}

@@ -382,7 +382,7 @@ func TestSigstoreRefuses(t *testing.T) {
 		{"a timestamp for another signature", func(o *fakesigstore.Order) { o.V2 = true }, func(_ *fakesigstore.Order, b *fakesigstore.Bundle) {
 			b.Material.Timestamps = stranger.Material.Timestamps
 		}, nil, "nobody proves when"},
-		{"a timestamp and no authority in the root", func(o *fakesigstore.Order) { o.V2, o.Stamped = true, moment }, nil, func(root object) { delete(root, "timestampAuthorities") }, "nobody proves when"},
+		{"a timestamp and no authority in the root", func(o *fakesigstore.Order) { o.V2, o.Stamped = true, moment }, nil, func(root object) { delete(root, "timestampAuthorities") }, "nobody proves when the signature was made: the trusted root has no timestamp authority"},
 		{"an authority for timestamps whose time in the root had ended", func(o *fakesigstore.Order) { o.V2, o.Stamped = true, moment }, nil, ended("timestampAuthorities"), "nobody proves when"},
 		{"logged before the certificate began", func(o *fakesigstore.Order) { o.Logged = o.From.Add(-time.Second) }, nil, nil, notValid + ", at 2024-02-03T04:05:05Z"},
 		{"logged after the certificate ended", func(o *fakesigstore.Order) { o.Logged = o.From.Add(10*time.Minute + time.Second) }, nil, nil, "of 2024-02-03T04:05:06Z to 2024-02-03T04:15:06Z, " + notValid},
