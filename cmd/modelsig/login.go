@@ -148,6 +148,10 @@ func (l *identityLogin) byCode(ctx context.Context, provider *oidc.Provider, con
 // provider. They ask for five; a much longer one is no pause.
 const maxDeviceInterval = 60
 
+// maxDeviceText is how long, in bytes, a code and its address may be, each: both
+// are for a person to read, and an address with its code has less than a hundred.
+const maxDeviceText = 2048
+
 // byDevice is the device flow (RFC 8628), for where no browser is: the person
 // uses one elsewhere. The library of OAuth has it, obeys ctx and sends the
 // client's secret.
@@ -164,6 +168,8 @@ func (l *identityLogin) byDevice(ctx context.Context, provider *oidc.Provider, c
 	switch {
 	case code.UserCode == "" || code.DeviceCode == "" || !isWebAddress(address):
 		return "", errors.New("the answer of the provider has no code, or no http or https URL (RFC 8628 §3.2)")
+	case len(code.UserCode) > maxDeviceText || len(address) > maxDeviceText:
+		return "", fmt.Errorf("the provider gives a code of %d bytes and an address of %d, and no more than %d is for a person to read", len(code.UserCode), len(address), maxDeviceText)
 	case code.Interval < 0 || code.Interval > maxDeviceInterval:
 		return "", fmt.Errorf("the provider wants pauses of %d seconds, not of 0 to %d", code.Interval, maxDeviceInterval)
 	}

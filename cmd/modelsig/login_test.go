@@ -332,6 +332,8 @@ func TestAnAnswerForDevicesThatIsNone(t *testing.T) {
 		"no code of the device": {map[string]any{"device_code": nil}, "has no code"},
 		"no address":            {map[string]any{"verification_uri": nil}, "or no http or https URL"},
 		"an address of a file":  {map[string]any{"verification_uri_complete": "file:///etc/passwd"}, "or no http or https URL"},
+		"a code of a page":      {map[string]any{"user_code": strings.Repeat("u", maxDeviceText+1)}, "a code of 2049 bytes"},
+		"an address of a page":  {map[string]any{"verification_uri": "https://example.com/" + strings.Repeat("u", maxDeviceText)}, "an address of 2068"},
 		"a pause before now":    {map[string]any{"interval": -1}, "pauses of -1 seconds"},
 		"a pause of a day":      {map[string]any{"interval": 86400}, "pauses of 86400 seconds"},
 		"a code that is good for a year, and nobody comes": {map[string]any{"expires_in": 365 * 86400, "device_code": "wait"}, "nobody has logged in within 10m0s"},
