@@ -40,7 +40,7 @@ const maxLogin = 10 * time.Minute
 
 // token lets a person log in.
 func (l *identityLogin) token(ctx context.Context) (string, error) {
-	address := l.flags.OIDCIssuer
+	address := string(l.flags.OIDCIssuer)
 	if address == "" {
 		var err error
 		if address, err = l.issuer(); err != nil {

@@ -27,7 +27,7 @@ type tokenFlags struct {
 	IdentityTokenFile     *string `placeholder:"FILE" help:"File that holds the identity token."`
 	UseAmbientCredentials bool    `help:"Sign with the identity that the job or machine has: GitHub Actions, Buildkite, Kubernetes, Google Cloud. Without a terminal they are looked for anyway."`
 	OauthForceOob         bool    `help:"Log in with a code to type in, and open no browser."`
-	OIDCIssuer            string  `name:"oidc-issuer" placeholder:"URL" help:"Identity provider to log in at, instead of the signing config's. A token from elsewhere must be by it too."`
+	OIDCIssuer            given   `name:"oidc-issuer" placeholder:"URL" help:"Identity provider to log in at, instead of the signing config's. A token from elsewhere must be by it too."`
 	ClientID              string  `aliases:"oidc-client-id" default:"sigstore" placeholder:"NAME" help:"OAuth client, and the audience that identity tokens are for (${default})."`
 	ClientSecretFile      string  `aliases:"oidc-client-secret-file" placeholder:"FILE" help:"File that holds the OAuth client's secret. Public clients have none."`
 	ClientSecret          string  `aliases:"oidc-client-secret" hidden:"" help:"Secret of the OAuth client, for all processes of the machine to see, as in the OMS tools."`
@@ -301,7 +301,7 @@ func (s *tokenSource) check(token string) (*bundle.TokenClaims, error) {
 	}
 	// Issuers differ by a slash at most between what they are called and what
 	// they call themselves.
-	if want := s.flags.OIDCIssuer; want != "" && strings.TrimSuffix(claims.Issuer, "/") != strings.TrimSuffix(want, "/") {
+	if want := string(s.flags.OIDCIssuer); want != "" && strings.TrimSuffix(claims.Issuer, "/") != strings.TrimSuffix(want, "/") {
 		return nil, fmt.Errorf("the identity token is by %s, and --oidc-issuer is %s", quote(claims.Issuer), quote(want))
 	}
 	return claims, nil

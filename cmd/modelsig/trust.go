@@ -14,15 +14,29 @@ import (
 
 // trustFlags say which Sigstore is believed. Without any it is the public one.
 type trustFlags struct {
-	UseStaging  bool   `help:"The public Sigstore for tests, instead of the public one." group:"Sigstore"`
-	TrustConfig string `placeholder:"FILE" help:"Trusted root, and signing config, of a Sigstore (ClientTrustConfig, JSON). Nothing is fetched." group:"Sigstore"`
-	TrustedRoot string `placeholder:"FILE" help:"Trusted root of a Sigstore, in JSON. Nothing is fetched." group:"Sigstore"`
+	UseStaging  bool  `help:"The public Sigstore for tests, instead of the public one." group:"Sigstore"`
+	TrustConfig given `placeholder:"FILE" help:"Trusted root, and signing config, of a Sigstore (ClientTrustConfig, JSON). Nothing is fetched." group:"Sigstore"`
+	TrustedRoot given `placeholder:"FILE" help:"Trusted root of a Sigstore, in JSON. Nothing is fetched." group:"Sigstore"`
+}
+
+// A given is the value of a flag that is not there or not empty. With an empty
+// one, as an unset variable makes it, what was meant for a private Sigstore would
+// go to the public one.
+type given string
+
+// UnmarshalText is called for the flags that are there.
+func (g *given) UnmarshalText(text []byte) error {
+	if len(text) == 0 {
+		return errors.New("it is empty")
+	}
+	*g = given(text)
+	return nil
 }
 
 // signTrustFlags say which Sigstore signs.
 type signTrustFlags struct {
 	trustFlags
-	SigningConfig string `placeholder:"FILE" help:"With --trusted-root: the services that sign, in JSON." group:"Sigstore"`
+	SigningConfig given `placeholder:"FILE" help:"With --trusted-root: the services that sign, in JSON." group:"Sigstore"`
 }
 
 const (
@@ -38,17 +52,17 @@ const (
 
 // check refuses two sources of trust: one of them is meant.
 func (f trustFlags) check() error {
-	var given []string
+	var sources []string
 	for _, flag := range []struct {
 		name  string
 		given bool
 	}{{"--trust-config", f.TrustConfig != ""}, {"--trusted-root", f.TrustedRoot != ""}, {"--use-staging", f.UseStaging}} {
 		if flag.given {
-			given = append(given, flag.name)
+			sources = append(sources, flag.name)
 		}
 	}
-	if len(given) > 1 {
-		return fmt.Errorf("%s: each says whom to trust, and one of them is meant", strings.Join(given, " and "))
+	if len(sources) > 1 {
+		return fmt.Errorf("%s: each says whom to trust, and one of them is meant", strings.Join(sources, " and "))
 	}
 	return nil
 }
@@ -99,7 +113,7 @@ func (a *app) signTrust(ctx context.Context, f signTrustFlags) (*bundle.TrustedR
 		if err != nil {
 			return nil, nil, err
 		}
-		data, err := readSmall(f.SigningConfig, maxSigningConfig)
+		data, err := readSmall(string(f.SigningConfig), maxSigningConfig)
 		if err != nil {
 			return nil, nil, fmt.Errorf("signing config: %w", err)
 		}
@@ -119,8 +133,8 @@ func (a *app) signTrust(ctx context.Context, f signTrustFlags) (*bundle.TrustedR
 	return root, config, offline(err)
 }
 
-func readTrustedRoot(name string) (*bundle.TrustedRoot, error) {
-	data, err := readSmall(name, maxTrustedRoot)
+func readTrustedRoot(name given) (*bundle.TrustedRoot, error) {
+	data, err := readSmall(string(name), maxTrustedRoot)
 	if err != nil {
 		return nil, fmt.Errorf("trusted root: %w", err)
 	}
@@ -131,8 +145,8 @@ func readTrustedRoot(name string) (*bundle.TrustedRoot, error) {
 	return root, nil
 }
 
-func readTrustConfig(name string) (*bundle.TrustedRoot, *bundle.SigningConfig, error) {
-	data, err := readSmall(name, maxTrustedRoot+maxSigningConfig)
+func readTrustConfig(name given) (*bundle.TrustedRoot, *bundle.SigningConfig, error) {
+	data, err := readSmall(string(name), maxTrustedRoot+maxSigningConfig)
 	if err != nil {
 		return nil, nil, fmt.Errorf("trust config: %w", err)
 	}

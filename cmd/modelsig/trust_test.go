@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
@@ -16,12 +17,12 @@ func TestTrustIsReadFromFiles(t *testing.T) {
 	sigstore := fakesigstore.New(t)
 	servers := sigstore.Serve(fakesigstore.NewIssuer(t))
 	dir := t.TempDir()
-	file := func(name string, data []byte) string {
+	file := func(name string, data []byte) given {
 		name = filepath.Join(dir, name)
 		if err := os.WriteFile(name, data, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		return name
+		return given(name)
 	}
 	root, config, both := file("root.json", sigstore.TrustedRoot(nil)), file("config.json", servers.SigningConfig(nil)), file("both.json", servers.TrustConfig())
 	verifying := file("verifying.json", []byte(`{"mediaType":"application/vnd.dev.sigstore.clienttrustconfig.v0.1+json","trustedRoot":`+string(sigstore.TrustedRoot(nil))+`}`))
@@ -67,6 +68,24 @@ func TestTrustIsReadFromFiles(t *testing.T) {
 				t.Error("sign: no root or no config")
 			}
 		})
+	}
+}
+
+// An empty value is no wish for the public Sigstore.
+func TestSourcesOfTrustAreNotEmpty(t *testing.T) {
+	for _, flag := range []string{"--trust-config", "--trusted-root", "--signing-config", "--oidc-issuer"} {
+		var stdout, stderr bytes.Buffer
+		code := run([]string{"sign", "model", "--identity-token", "t", flag, ""}, strings.NewReader(""), &stdout, &stderr)
+		if code != exitTrouble || stdout.Len() > 0 || !strings.Contains(stderr.String(), flag+": it is empty") {
+			t.Errorf("%s: exit %d, stdout %q, stderr %q", flag, code, stdout.String(), stderr.String())
+		}
+	}
+	for _, flag := range []string{"--trust-config", "--trusted-root"} {
+		var stdout, stderr bytes.Buffer
+		code := run([]string{"verify", "model", "--identity", "a@example.com", "--identity-provider", "https://example.com", flag, ""}, strings.NewReader(""), &stdout, &stderr)
+		if code != exitTrouble || stdout.Len() > 0 || !strings.Contains(stderr.String(), flag+": it is empty") {
+			t.Errorf("verify %s: exit %d, stdout %q, stderr %q", flag, code, stdout.String(), stderr.String())
+		}
 	}
 }
 
