@@ -53,8 +53,13 @@ func NewSigstoreSigner(client *http.Client, trusted *TrustedRoot, config *Signin
 	direct := *client
 	direct.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	s := &sigstoreSigner{client: &direct, trusted: trusted, config: config, token: token}
-	if _, err := config.services(time.Now()); err != nil {
+	services, err := config.services(time.Now())
+	if err != nil {
 		return nil, fmt.Errorf("sign with sigstore: %w", err)
+	}
+	// What would not count is not worth an entry in a log.
+	if len(services.tsas) > 0 && len(trusted.material.TimestampingAuthorities()) == 0 {
+		return nil, fmt.Errorf("sign with sigstore: timestamps are to come from %s, and the trusted root has no timestamp authority", quote(services.tsas[0]))
 	}
 	return s, nil
 }

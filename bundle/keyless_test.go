@@ -497,11 +497,16 @@ func TestNewSigstoreSignerWantsAllItsParts(t *testing.T) {
 			return bundle.NewSigstoreSigner(k.client, trusted, &bundle.SigningConfig{}, k.token)
 		},
 		"no tokens": func() (bundle.Signer, error) { return bundle.NewSigstoreSigner(k.client, trusted, config, nil) },
+		"a root without the authority for timestamps": func() (bundle.Signer, error) {
+			bare := k.trusted(t, func(root fakesigstore.Object) { delete(root, "timestampAuthorities") })
+			return bundle.NewSigstoreSigner(k.client, bare, config, k.token)
+		},
 	} {
 		if s, err := try(); err == nil || s != nil {
 			t.Errorf("%s: %v, %v", name, s, err)
 		}
 	}
+	k.asked(t, 0, 0, 0)
 }
 
 func TestSigningNothing(t *testing.T) {

@@ -28,7 +28,7 @@ func (cmd *signCertificateCmd) Run(ctx context.Context, a *app, c *cli) error {
 		if err != nil {
 			return nil, err
 		}
-		return timestamped(signer, c.Sign.TSAURL)
+		return timestamped(signer, string(c.Sign.TSAURL))
 	})
 }
 

@@ -35,7 +35,7 @@ func (cmd *signSigstoreCmd) Run(ctx context.Context, a *app, c *cli) error {
 		if c.Sign.DryRun {
 			return nil, nil // nobody has to log in for that
 		}
-		return a.keylessSigner(ctx, cmd.keylessFlags, c.Sign.TSAURL)
+		return a.keylessSigner(ctx, cmd.keylessFlags, string(c.Sign.TSAURL))
 	})
 }
 

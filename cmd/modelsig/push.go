@@ -24,7 +24,7 @@ type pushCmd struct {
 // pushSignFlags are those of each method.
 type pushSignFlags struct {
 	certificateFlags `group:"Signing"`
-	TSAURL           string `name:"tsa-url" placeholder:"URL" help:"Have this timestamp authority (RFC 3161) say when each signature was made." group:"Signing"`
+	TSAURL           given `name:"tsa-url" placeholder:"URL" help:"Have this timestamp authority (RFC 3161) say when each signature was made." group:"Signing"`
 	keylessFlags     `group:"Signing"`
 }
 
@@ -49,7 +49,7 @@ func (f pushSignFlags) signer(ctx context.Context, a *app, method string) (model
 	case "":
 		return nil, nil
 	case "sigstore":
-		return a.keylessSigner(ctx, f.keylessFlags, f.TSAURL)
+		return a.keylessSigner(ctx, f.keylessFlags, string(f.TSAURL))
 	case "certificate":
 		signer, err = a.certificateSigner(ctx, f.certificateFlags)
 	default:
@@ -58,7 +58,7 @@ func (f pushSignFlags) signer(ctx context.Context, a *app, method string) (model
 	if err != nil {
 		return nil, err
 	}
-	return timestamped(signer, f.TSAURL)
+	return timestamped(signer, string(f.TSAURL))
 }
 
 func (p *pushCmd) Run(ctx context.Context, a *app) error {

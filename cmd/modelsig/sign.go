@@ -31,7 +31,7 @@ type signFlags struct {
 	ArtifactSignatureOnly bool              `help:"Leave out the model signature. Works for artifacts of any shape." group:"Signing"`
 	RequireDigest         bool              `help:"Refuse references without a digest." group:"Signing"`
 	DryRun                bool              `help:"Print what would be signed, and sign nothing." group:"Signing"`
-	TSAURL                string            `name:"tsa-url" placeholder:"URL" help:"Have this timestamp authority (RFC 3161) say when each signature was made." group:"Signing"`
+	TSAURL                given             `name:"tsa-url" placeholder:"URL" help:"Have this timestamp authority (RFC 3161) say when each signature was made." group:"Signing"`
 	Force                 bool              `help:"Replace a file that is not a signature." group:"Signing"`
 	Annotations           map[string]string `name:"annotations" short:"a" aliases:"annotation" mapsep:"none" placeholder:"KEY=VALUE" help:"Record in the artifact signature." group:"Signing"`
 }
@@ -127,7 +127,7 @@ func (cmd *signKeyCmd) Run(ctx context.Context, a *app, c *cli) error {
 		if err != nil {
 			return nil, err
 		}
-		return timestamped(signer, c.Sign.TSAURL)
+		return timestamped(signer, string(c.Sign.TSAURL))
 	})
 }
 

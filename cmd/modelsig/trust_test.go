@@ -73,7 +73,7 @@ func TestTrustIsReadFromFiles(t *testing.T) {
 
 // An empty value is no wish for the public Sigstore.
 func TestSourcesOfTrustAreNotEmpty(t *testing.T) {
-	for _, flag := range []string{"--trust-config", "--trusted-root", "--signing-config", "--oidc-issuer"} {
+	for _, flag := range []string{"--trust-config", "--trusted-root", "--signing-config", "--oidc-issuer", "--tsa-url"} {
 		var stdout, stderr bytes.Buffer
 		code := run([]string{"sign", "model", "--identity-token", "t", flag, ""}, strings.NewReader(""), &stdout, &stderr)
 		if code != exitTrouble || stdout.Len() > 0 || !strings.Contains(stderr.String(), flag+": it is empty") {
