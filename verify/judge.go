@@ -51,6 +51,7 @@ type finding struct {
 	layout   string
 	hashed   bool
 	warnings []string
+	signed   *manifest.Manifest // the files of layers, by a model signature
 }
 
 type mapped struct {
@@ -275,6 +276,12 @@ func (j *judge) modelSignature(ctx context.Context, st *manifest.Statement, sign
 		return err
 	}
 	j.approve(signer, strength)
+	if j.report.Signed == nil && j.now.signed != nil {
+		j.report.Signed = j.now.signed
+		if binding != nil {
+			j.report.PathAnnotation = binding.PathAnnotation
+		}
+	}
 	j.model = true
 	return nil
 }
@@ -323,6 +330,7 @@ func (j *judge) compareArtifact(ctx context.Context, binding *Binding, signed *m
 		}
 		return "", refuse(CodeOtherSubject, "%v", err)
 	}
+	j.now.signed = signed
 	mapping, err := j.mapArtifact(ctx, binding.PathAnnotation, false)
 	switch hard := decisive(err); {
 	case hard != nil:
@@ -374,6 +382,7 @@ func (j *judge) compareUnbound(ctx context.Context, signed *manifest.Manifest) (
 			return "", cmp.Or(decisive(err), refuse(CodeUnmapped, "the statement names no manifest, and it cannot be compared with the layers: %v", err))
 		}
 	}
+	j.now.signed = files
 	if err := j.compareLayers(files, mapping); err != nil {
 		return "", err
 	}

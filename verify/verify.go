@@ -221,10 +221,18 @@ const (
 
 // A Report is the answer and what it rests on.
 type Report struct {
-	Verdict  string
-	Binding  Strength // "" unless verified
-	Layout   string   // of the mapping that was compared; "" if none was
-	Signers  []Signer // who approved, in the order they were found
+	Verdict string
+	Binding Strength // "" unless verified
+	Layout  string   // of the mapping that was compared; "" if none was
+	Signers []Signer // who approved, in the order they were found
+
+	// Signed is what the first model signature that approved an artifact lists,
+	// as far as files of layers are meant by it; nil if none did.
+	Signed *manifest.Manifest
+	// PathAnnotation is how that signature reads layers with two names:
+	// "title", "filepath", or "".
+	PathAnnotation string
+
 	Files    Files
 	Hashed   bool     // local files were hashed; false: digests were compared
 	Reasons  []Reason // why candidates did not count
