@@ -104,7 +104,7 @@ func (a *archive) open(name string) (io.ReadCloser, error) {
 }
 
 type archiveFile struct {
-	io.Reader
+	*io.SectionReader
 	io.Closer
 }
 

@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"os"
@@ -348,25 +347,4 @@ func checkContentDigest(data []byte, asked digest.Digest, header string) error {
 		return refuse("digest-mismatch", header, "the registry claims this digest for a manifest whose digest is %s", got)
 	}
 	return nil
-}
-
-// Fetch streams one blob of the model. The reader returns an error instead of
-// io.EOF unless exactly desc.Size bytes with desc.Digest came and then the end
-// of the stream. What was read before io.EOF is unverified. The caller closes it.
-// Embedded data and urls of desc are not used.
-func (m *Model) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
-	if m.Layout != nil {
-		return m.Layout.Fetch(ctx, desc)
-	}
-	if m.Repository == nil {
-		return nil, fmt.Errorf("fetch %s: the model is in no registry and no layout", desc.Digest)
-	}
-	if err := checkDescriptor(desc, "descriptor"); err != nil {
-		return nil, fmt.Errorf("fetch from %s: %w", m.Reference.Name(), err)
-	}
-	rc, err := m.Repository.Blobs().Fetch(ctx, desc)
-	if err != nil {
-		return nil, fmt.Errorf("fetch %s from %s: %w", desc.Digest, m.Reference.Name(), m.auth.explain(err))
-	}
-	return newVerifiedReader(rc, desc), nil
 }

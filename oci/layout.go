@@ -59,19 +59,11 @@ type Layout struct {
 // then the digest alone is checked. The error wraps fs.ErrNotExist if there is
 // no such blob.
 func (l *Layout) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
-	if err := ctx.Err(); err != nil {
+	rc, err := l.openAt(ctx, desc, 0)
+	if err != nil {
 		return nil, err
 	}
-	known := desc
-	known.Size = max(known.Size, 0)
-	if err := checkDescriptor(known, "descriptor"); err != nil {
-		return nil, fmt.Errorf("fetch from %s: %w", l, err)
-	}
-	rc, err := l.open(blobName(desc.Digest))
-	if err != nil {
-		return nil, fmt.Errorf("fetch %s from %s: %w", desc.Digest, l, err)
-	}
-	return newVerifiedReader(&contextReader{ctx: ctx, ReadCloser: rc}, desc), nil
+	return newVerifiedReader(rc, desc), nil
 }
 
 // PushBlob stores the content of r, which must be what desc says, under its
