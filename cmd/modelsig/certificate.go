@@ -53,33 +53,38 @@ func (a *app) certificateSigner(ctx context.Context, f certificateFlags) (models
 }
 
 type verifyCertificateCmd struct {
+	certificatePolicyFlags
+	Targets []string `arg:"" optional:"" name:"target" help:"REPO:TAG, REPO@DIGEST, oci:PATH:TAG, a folder, a file, a manifest, or - for a manifest on standard input."`
+}
+
+// certificatePolicyFlags name certificates to believe.
+type certificatePolicyFlags struct {
 	CertificateChain []string `sep:"none" placeholder:"FILE" help:"Root certificates to trust, and those between, in PEM; may be repeated. Required."`
 	Identity         string   `aliases:"certificate-identity" placeholder:"NAME" help:"Subject alternative name that the certificate must have: a URI, an e-mail address or a DNS name, exactly."`
 	timestampFlags
-	LogFingerprints bool     `help:"Log the SHA-256 of each certificate that is trusted."`
-	Targets         []string `arg:"" optional:"" name:"target" help:"REPO:TAG, REPO@DIGEST, oci:PATH:TAG, a folder, a file, a manifest, or - for a manifest on standard input."`
+	LogFingerprints bool `help:"Log the SHA-256 of each certificate that is trusted."`
 }
 
 func (cmd *verifyCertificateCmd) Run(ctx context.Context, a *app, c *cli) error {
 	return c.Verify.run(ctx, a, cmd.Targets, func() (modelsig.Policy, error) { return cmd.policy(ctx, a) })
 }
 
-func (cmd *verifyCertificateCmd) policy(ctx context.Context, a *app) (modelsig.Policy, error) {
-	if len(cmd.CertificateChain) == 0 {
+func (f *certificatePolicyFlags) policy(ctx context.Context, a *app) (modelsig.Policy, error) {
+	if len(f.CertificateChain) == 0 {
 		return modelsig.Policy{}, errors.New("no --certificate-chain: nobody is trusted")
 	}
-	chain, err := readChain(cmd.CertificateChain)
+	chain, err := readChain(f.CertificateChain)
 	if err != nil {
 		return modelsig.Policy{}, fmt.Errorf("certificate chain: %w", err)
 	}
-	authorities, err := cmd.authorities()
+	authorities, err := f.authorities()
 	if err != nil {
 		return modelsig.Policy{}, err
 	}
-	if cmd.LogFingerprints {
+	if f.LogFingerprints {
 		a.logFingerprints(ctx, chain)
 	}
-	return modelsig.CertificatePolicy(chain, modelsig.CertificateOptions{Identity: cmd.Identity, TimestampChain: authorities})
+	return modelsig.CertificatePolicy(chain, modelsig.CertificateOptions{Identity: f.Identity, TimestampChain: authorities})
 }
 
 // logFingerprints tells which certificates are trusted, whatever the level: it

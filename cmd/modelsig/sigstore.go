@@ -9,6 +9,12 @@ import (
 )
 
 type verifySigstoreCmd struct {
+	sigstorePolicyFlags
+	Targets []string `arg:"" optional:"" name:"target" help:"REPO:TAG, REPO@DIGEST, oci:PATH:TAG, a folder, a file, a manifest, or - for a manifest on standard input."`
+}
+
+// sigstorePolicyFlags name identities to believe.
+type sigstorePolicyFlags struct {
 	Identity               []string `aliases:"certificate-identity" sep:"none" placeholder:"NAME" help:"Subject alternative name of the certificate, exactly; may be repeated, one is enough."`
 	IdentityProvider       string   `aliases:"certificate-oidc-issuer" placeholder:"URL" help:"OIDC issuer that vouched for the identity, exactly."`
 	IdentityRegexp         string   `aliases:"certificate-identity-regexp" placeholder:"RE" help:"Accept identities that match, as a whole."`
@@ -18,33 +24,50 @@ type verifySigstoreCmd struct {
 	BuildSigner            *string  `placeholder:"URI" help:"Build instructions that signed, exactly: the URI of a (reusable) workflow."`
 	BuildTrigger           *string  `aliases:"certificate-github-workflow-trigger" placeholder:"EVENT" help:"Event that began the build, exactly: push."`
 	trustFlags
-	Targets []string `arg:"" optional:"" name:"target" help:"REPO:TAG, REPO@DIGEST, oci:PATH:TAG, a folder, a file, a manifest, or - for a manifest on standard input."`
 }
 
 func (cmd *verifySigstoreCmd) Run(ctx context.Context, a *app, c *cli) error {
 	if err := notAMethod(cmd.Targets); err != nil {
 		return err
 	}
+	identities, err := cmd.identities()
+	if err != nil {
+		return err
+	}
+	return c.Verify.run(ctx, a, cmd.Targets, func() (modelsig.Policy, error) { return cmd.policy(ctx, a, identities) })
+}
+
+func (f *sigstorePolicyFlags) policy(ctx context.Context, a *app, identities []modelsig.SigstoreIdentity) (modelsig.Policy, error) {
+	root, err := a.trustedRoot(ctx, f.trustFlags)
+	if err != nil {
+		return modelsig.Policy{}, err
+	}
+	return modelsig.SigstorePolicy(root, identities...)
+}
+
+// identities are those that the flags name. What would demand less than
+// somebody meant is refused.
+func (f *sigstorePolicyFlags) identities() ([]modelsig.SigstoreIdentity, error) {
 	switch {
-	case len(cmd.Identity) == 0 && cmd.IdentityRegexp == "":
-		return &hinted{errors.New("no --identity: nobody is trusted"), methodsHint}
-	case cmd.IdentityProvider == "" && cmd.IdentityProviderRegexp == "":
-		return errors.New("no --identity-provider: an identity means nothing without who vouched for it")
+	case len(f.Identity) == 0 && f.IdentityRegexp == "":
+		return nil, &hinted{errors.New("no --identity: nobody is trusted"), methodsHint}
+	case f.IdentityProvider == "" && f.IdentityProviderRegexp == "":
+		return nil, errors.New("no --identity-provider: an identity means nothing without who vouched for it")
 	}
 	var claims modelsig.SigstoreIdentity
 	for _, claim := range []struct {
 		flag     string
 		from, to *string
 	}{
-		{"--source-repository", cmd.SourceRepository, &claims.SourceRepository},
-		{"--source-ref", cmd.SourceRef, &claims.SourceRef},
-		{"--build-signer", cmd.BuildSigner, &claims.BuildSigner},
-		{"--build-trigger", cmd.BuildTrigger, &claims.BuildTrigger},
+		{"--source-repository", f.SourceRepository, &claims.SourceRepository},
+		{"--source-ref", f.SourceRef, &claims.SourceRef},
+		{"--build-signer", f.BuildSigner, &claims.BuildSigner},
+		{"--build-trigger", f.BuildTrigger, &claims.BuildTrigger},
 	} {
 		switch {
 		case claim.from == nil:
 		case *claim.from == "": // as an unset variable makes it: it would demand nothing
-			return fmt.Errorf("%s is empty", claim.flag)
+			return nil, fmt.Errorf("%s is empty", claim.flag)
 		default:
 			*claim.to = *claim.from
 		}
@@ -53,20 +76,14 @@ func (cmd *verifySigstoreCmd) Run(ctx context.Context, a *app, c *cli) error {
 	add := func(subject, expression string) {
 		identity := claims
 		identity.Subject, identity.SubjectRegexp = subject, expression
-		identity.Issuer, identity.IssuerRegexp = cmd.IdentityProvider, cmd.IdentityProviderRegexp
+		identity.Issuer, identity.IssuerRegexp = f.IdentityProvider, f.IdentityProviderRegexp
 		identities = append(identities, identity)
 	}
-	for _, subject := range cmd.Identity {
+	for _, subject := range f.Identity {
 		add(subject, "")
 	}
-	if cmd.IdentityRegexp != "" {
-		add("", cmd.IdentityRegexp)
+	if f.IdentityRegexp != "" {
+		add("", f.IdentityRegexp)
 	}
-	return c.Verify.run(ctx, a, cmd.Targets, func() (modelsig.Policy, error) {
-		root, err := a.trustedRoot(ctx, cmd.trustFlags)
-		if err != nil {
-			return modelsig.Policy{}, err
-		}
-		return modelsig.SigstorePolicy(root, identities...)
-	})
+	return identities, nil
 }

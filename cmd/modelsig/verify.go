@@ -35,23 +35,30 @@ type verifyFlags struct {
 }
 
 type verifyKeyCmd struct {
-	PublicKey []string `aliases:"key" sep:"none" placeholder:"KEY" help:"Accept what this key signed: a PEM file, or NAME://… for the plugin sigstore-kms-NAME; may be repeated, one is enough."`
-	timestampFlags
+	keyPolicyFlags
 	Targets []string `arg:"" optional:"" name:"target" help:"REPO:TAG, REPO@DIGEST, oci:PATH:TAG, a folder, a file, a manifest, or - for a manifest on standard input."`
 }
 
+// keyPolicyFlags name keys to believe.
+type keyPolicyFlags struct {
+	PublicKey []string `aliases:"key" sep:"none" placeholder:"KEY" help:"Accept what this key signed: a PEM file, or NAME://… for the plugin sigstore-kms-NAME; may be repeated, one is enough."`
+	timestampFlags
+}
+
 func (cmd *verifyKeyCmd) Run(ctx context.Context, a *app, c *cli) error {
-	return c.Verify.run(ctx, a, cmd.Targets, func() (modelsig.Policy, error) {
-		policy, err := a.keyPolicy(ctx, cmd.PublicKey)
-		if err != nil {
-			return policy, err
-		}
-		authorities, err := cmd.authorities()
-		if err != nil || len(authorities) == 0 {
-			return policy, err
-		}
-		return modelsig.WithTimestampChain(policy, authorities...)
-	})
+	return c.Verify.run(ctx, a, cmd.Targets, func() (modelsig.Policy, error) { return cmd.policy(ctx, a) })
+}
+
+func (f *keyPolicyFlags) policy(ctx context.Context, a *app) (modelsig.Policy, error) {
+	policy, err := a.keyPolicy(ctx, f.PublicKey)
+	if err != nil {
+		return policy, err
+	}
+	authorities, err := f.authorities()
+	if err != nil || len(authorities) == 0 {
+		return policy, err
+	}
+	return modelsig.WithTimestampChain(policy, authorities...)
 }
 
 // run verifies each target, whatever the method: it makes the policy when all
