@@ -95,6 +95,9 @@ type Client struct {
 	once   sync.Once
 	client *oci.Client
 	err    error
+
+	// step is called between the steps of a pull, by tests.
+	step func(name string)
 }
 
 // Sign signs the artifact that ref names, with Docker's credentials, and

@@ -89,6 +89,11 @@ func (c *Client) Verify(ctx context.Context, ref string, policy Policy, o Verify
 	if err != nil {
 		return nil, refusedInput(ref, err)
 	}
+	return c.verifyModel(ctx, verificationOf(model), model, nil, policy, o)
+}
+
+// verificationOf says what a verification of model is about.
+func verificationOf(model *oci.Model) Verification {
 	v := Verification{
 		Target:    model.Reference.String(),
 		Kind:      KindArtifact,
@@ -99,7 +104,7 @@ func (c *Client) Verify(ctx context.Context, ref string, policy Policy, o Verify
 	if model.Layout != nil {
 		v.Kind = KindLayout
 	}
-	return c.verifyModel(ctx, v, model, nil, policy, o)
+	return v
 }
 
 // verifyModel judges a model that was resolved, and a local folder against it

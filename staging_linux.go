@@ -1,0 +1,142 @@
+package modelsig
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// hasLocks: a folder that another process works in is known by its lock.
+const hasLocks = true
+
+// renameNew renames and never replaces: fs.ErrExist if the new name is taken.
+func renameNew(from *os.Root, old string, to *os.Root, name string) error {
+	return renameat2(from, old, to, name, unix.RENAME_NOREPLACE)
+}
+
+// renameExchange makes two names change places, in one step.
+func renameExchange(from *os.Root, old string, to *os.Root, name string) error {
+	return renameat2(from, old, to, name, unix.RENAME_EXCHANGE)
+}
+
+func renameat2(from *os.Root, old string, to *os.Root, name string, flags uint) error {
+	source, err := from.Open(".")
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	target, err := to.Open(".")
+	if err != nil {
+		return err
+	}
+	defer target.Close()
+	for {
+		err = unix.Renameat2(int(source.Fd()), old, int(target.Fd()), name, flags)
+		if err != unix.EINTR {
+			break
+		}
+	}
+	switch err {
+	case unix.EINVAL, unix.ENOSYS, unix.ENOTSUP: // NFS, and some others
+		if flags == unix.RENAME_NOREPLACE {
+			return renameUnused(from, old, to, name)
+		}
+		return errors.ErrUnsupported
+	case nil:
+		return nil
+	}
+	return &os.LinkError{Op: "rename", Old: old, New: name, Err: err}
+}
+
+// renameUnused is renameNew where the system has no such rename. A folder never
+// replaces one that has something in it, and a file never a folder.
+func renameUnused(from *os.Root, old string, to *os.Root, name string) error {
+	if _, err := to.Lstat(name); !errors.Is(err, fs.ErrNotExist) {
+		if err == nil {
+			err = fs.ErrExist
+		}
+		return err
+	}
+	source, err := from.Open(".")
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	target, err := to.Open(".")
+	if err != nil {
+		return err
+	}
+	defer target.Close()
+	return unix.Renameat(int(source.Fd()), old, int(target.Fd()), name)
+}
+
+// lockFolder takes the advisory lock on a folder, which ends with the handle,
+// and so with the process. It returns errBusy where another has it.
+func lockFolder(root *os.Root) (*os.File, error) {
+	f, err := root.Open(".")
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err != unix.EINTR {
+			break
+		}
+	}
+	if err == nil {
+		return f, nil
+	}
+	f.Close()
+	if err == unix.EWOULDBLOCK {
+		return nil, errBusy
+	}
+	return nil, os.NewSyscallError("flock", err)
+}
+
+// isMountPoint reports whether something is mounted on the folder at root.
+func isMountPoint(parent, root *os.Root) bool {
+	f, err := root.Open(".")
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	var stat unix.Statx_t
+	if err := unix.Statx(int(f.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_BASIC_STATS, &stat); err == nil && stat.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT != 0 {
+		return stat.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
+	}
+	a, errA := parent.Lstat(".")
+	b, errB := root.Lstat(".")
+	return errA == nil && errB == nil && a.Sys().(*syscall.Stat_t).Dev != b.Sys().(*syscall.Stat_t).Dev
+}
+
+func isOurs(info fs.FileInfo) bool {
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	return ok && int(stat.Uid) == os.Geteuid()
+}
+
+// isPrivate: a folder that nobody but us can look into.
+func isPrivate(info fs.FileInfo) bool {
+	return info.IsDir() && info.Mode().Perm() == 0o700 && isOurs(info)
+}
+
+// isOwnFolder: a folder that nobody but us can write to.
+func isOwnFolder(info fs.FileInfo) bool {
+	return info.IsDir() && info.Mode().Perm()&0o022 == 0 && isOurs(info)
+}
+
+// isOwnFile: a file that nobody but us can write to, under any name.
+func isOwnFile(info fs.FileInfo) bool {
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	return ok && info.Mode().IsRegular() && info.Mode().Perm()&0o022 == 0 && isOurs(info) && stat.Nlink == 1
+}
+
+// isInTheWay reports whether a file could not be made because of another one.
+func isInTheWay(err error) bool {
+	return errors.Is(err, fs.ErrExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.EISDIR)
+}
+
+// isNoSync: the file system cannot sync folders.
+func isNoSync(err error) bool { return errors.Is(err, syscall.EINVAL) }
