@@ -39,6 +39,7 @@ const (
 type cli struct {
 	Sign     signCmd     `cmd:"" help:"Sign a model: an artifact in a registry or image layout, a folder, a file, a manifest."`
 	Verify   verifyCmd   `cmd:"" help:"Say whether a model is signed by whom you trust."`
+	Pull     pullCmd     `cmd:"" help:"Verify a model, and download it: all of it, or nothing."`
 	Push     pushCmd     `cmd:"" help:"Upload a folder to a registry, one raw layer a file."`
 	List     listCmd     `cmd:"" help:"List what is attached to an artifact (not verified)."`
 	Inspect  inspectCmd  `cmd:"" help:"Print what a bundle says (not verified)."`
@@ -123,7 +124,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
 	}
 	ctx, span := a.tracing.start(ctx, kctx.Command())
 	defer func() { a.warn(a.tracing.stop(ctx, span, code)...) }()
-	if c.Format == formatRef && !slices.Contains([]string{"sign", "verify", "push", "list", "digest"}, strings.Fields(kctx.Command())[0]) {
+	if c.Format == formatRef && !slices.Contains([]string{"sign", "verify", "pull", "push", "list", "digest"}, strings.Fields(kctx.Command())[0]) {
 		return a.fail(ctx, errors.New("--format ref prints REPO@DIGEST, and this command has none"))
 	}
 	work := ctx
