@@ -108,8 +108,8 @@ type blobBody struct {
 	rc    io.ReadCloser // of the connection at hand; nil: none is
 	skip  int64         // bytes that rc brings once more
 	at    int64         // bytes that came, of the blob
-	since int64         // at, when tries was last 0
-	tries int           // connections that ended before minProgress bytes came
+	since int64         // at, when rc was opened
+	tries int           // connections in a row that brought less than minProgress
 }
 
 // open asks for the blob from at on.
@@ -138,7 +138,7 @@ func (b *blobBody) open() error {
 		resp.Body.Close()
 		return err
 	}
-	b.rc = resp.Body
+	b.rc, b.since = resp.Body, b.at
 	return nil
 }
 
@@ -203,19 +203,19 @@ func (b *blobBody) read(p []byte) (n int, err error) {
 	}
 	n, err = b.rc.Read(p)
 	b.at += int64(n)
-	if b.at-b.since >= minProgress {
-		b.since, b.tries = b.at, 0
-	}
 	return n, err
 }
 
-// broken reports whether asking again may help. A registry that is silent for
-// a whole stall timeout, and brought nothing before, will be so again.
+// broken reports whether asking again may help. A registry that brought little
+// and was then silent for a whole stall timeout will be so again.
 func (b *blobBody) broken(err error) bool {
-	var stall *stallError
-	silent := errors.As(err, &stall) && b.at == b.since
+	little := b.at-b.since < minProgress
+	if !little {
+		b.tries = 0
+	}
 	b.tries++
-	return b.ctx.Err() == nil && !silent && b.tries < maxIdleTries
+	var stall *stallError
+	return b.ctx.Err() == nil && b.tries < maxIdleTries && !(little && errors.As(err, &stall))
 }
 
 // again opens the next connection: at once if the last one brought something.
