@@ -287,6 +287,9 @@ func (p *pull) wanted(name string) bool {
 // layers' digests, and will not be written with others.
 func (p *pull) compare(files *oci.Files) error {
 	for _, w := range files.Warnings {
+		if w.Code == oci.CodeFileMode && !p.o.KeepModes {
+			continue // no program was made
+		}
 		if text := w.Error(); !slices.Contains(p.verified.Warnings, text) {
 			p.pulled.Warnings = append(p.pulled.Warnings, text)
 		}

@@ -180,10 +180,14 @@ func (p *Plan) collect(found []contents) (*Files, error) {
 	return files, nil
 }
 
+// CodeFileMode is the code of the warning that a file of an archive is a
+// program (T10).
+const CodeFileMode = "file-mode"
+
 // modeWarning says that a mode is signed by nobody but for the digest of the
 // manifest (T10).
 func modeWarning(name, what string) *manifest.ThreatError {
-	return &manifest.ThreatError{Code: "file-mode", Name: name, Reason: what + " by the mode in the archive, which no list of files covers"}
+	return &manifest.ThreatError{Code: CodeFileMode, Name: name, Reason: what + " by the mode in the archive, which no list of files covers"}
 }
 
 // config reads the config where a packer defined it, nil elsewhere.
