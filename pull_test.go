@@ -168,6 +168,20 @@ func TestPull(t *testing.T) {
 	}
 }
 
+func TestPullOfManySmallFiles(t *testing.T) {
+	r, signer := newRegistry(t), newSigner(t)
+	files := map[string]string{}
+	for i := range 300 {
+		files[fmt.Sprintf("data/%d/part-%03d", i%7, i)] = fmt.Sprint(i)
+	}
+	pushSigned(t, r.host+"/acme/many:v1", files, signer)
+	dir := filepath.Join(t.TempDir(), "out")
+	if _, err := new(modelsig.Client).Pull(t.Context(), r.host+"/acme/many:v1", dir, trusts(signer), modelsig.PullOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	wantTree(t, dir, files)
+}
+
 // No folder, or the one that was there: whatever the verdict misses.
 func TestPullRefusesBeforeItReads(t *testing.T) {
 	r, signer, client := newRegistry(t), newSigner(t), new(modelsig.Client)

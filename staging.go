@@ -54,6 +54,12 @@ const (
 	// copyBuffer is a piece of a file, in bytes: large enough that system calls
 	// do not count.
 	copyBuffer = 256 << 10
+	// syncLater is the size below which a file is not synced by itself, in
+	// bytes: for it the disk's answer takes longer than its content.
+	syncLater = 1 << 20
+	// maxSyncs is how many such files are synced one by one at the end. For more
+	// the whole file system is, with what others have written to it.
+	maxSyncs = 256
 )
 
 // errBusy: somebody else is at work in the same place.
@@ -240,8 +246,9 @@ type staging struct {
 	// nothing but bytes that need not be fetched, if their digest says so.
 	kept map[string]int64
 
-	mu    sync.Mutex
-	layer map[string]int // of files that were written, by name
+	mu       sync.Mutex
+	layer    map[string]int // of files that were written, by name
+	unsynced []string       // small files that were written
 }
 
 // stage makes a staging folder for a manifest, or takes one that an earlier
@@ -463,7 +470,7 @@ func (s *staging) write(e oci.Entry, executable bool, content io.Reader) error {
 	if err != nil {
 		return err
 	}
-	return finish(f, e.Name, copyTo(f, content))
+	return s.finish(f, e.Name, copyTo(f, content))
 }
 
 // written reports whether a file came from an archive.
@@ -473,8 +480,17 @@ func (s *staging) written(name string) bool {
 }
 
 // finish syncs and closes a file that was written.
-func finish(f *os.File, name string, err error) error {
-	if err == nil {
+func (s *staging) finish(f *os.File, name string, err error) error {
+	info, statErr := f.Stat()
+	switch {
+	case err != nil:
+	case statErr != nil:
+		err = statErr
+	case info.Size() < syncLater:
+		s.mu.Lock()
+		s.unsynced = append(s.unsynced, name)
+		s.mu.Unlock()
+	default:
 		err = f.Sync()
 	}
 	if closeErr := f.Close(); err == nil {
@@ -518,7 +534,7 @@ func (s *staging) fetch(ctx context.Context, model *oci.Model, desc ocispec.Desc
 	if err != nil {
 		return 0, err
 	}
-	err = finish(f, name, copyTo(f, &countedReader{content, progress}))
+	err = s.finish(f, name, copyTo(f, &countedReader{content, progress}))
 	if isThreat(err) {
 		// Nothing of it is worth keeping.
 		err = errors.Join(err, s.files.Remove(filepath.FromSlash(name)))
@@ -544,7 +560,7 @@ func (s *staging) fetchRest(ctx context.Context, model *oci.Model, desc ocispec.
 	if info, statErr := f.Stat(); err == nil && statErr == nil && executable != (info.Mode()&0o100 != 0) {
 		err = f.Chmod(fileMode(executable)) // the last pull had another --keep-modes
 	}
-	return kept, finish(f, name, err)
+	return kept, s.finish(f, name, err)
 }
 
 // duplicate writes a file once more under another name.
@@ -563,7 +579,7 @@ func (s *staging) duplicate(ctx context.Context, from, to string, executable boo
 	if err != nil {
 		return err
 	}
-	return finish(f, to, copyTo(f, &countedReader{&untilDone{ctx, source}, progress}))
+	return s.finish(f, to, copyTo(f, &countedReader{&untilDone{ctx, source}, progress}))
 }
 
 // A countedReader tells how much was read.
@@ -593,8 +609,22 @@ func (r *untilDone) Read(p []byte) (int, error) {
 	return r.r.Read(p)
 }
 
-// sync makes the folders as lasting as the files in them.
+// sync makes what is not synced yet last, and the folders.
 func (s *staging) sync() error {
+	if len(s.unsynced) > maxSyncs {
+		if err := syncFileSystem(s.files); !errors.Is(err, errors.ErrUnsupported) {
+			return err
+		}
+	}
+	for _, name := range s.unsynced {
+		f, err := s.files.OpenFile(filepath.FromSlash(name), os.O_RDWR, 0)
+		if err == nil {
+			err = errors.Join(f.Sync(), f.Close())
+		}
+		if err != nil {
+			return fmt.Errorf("sync %s: %w", strconv.Quote(name), bareError(err))
+		}
+	}
 	folders, err := s.folders()
 	if err != nil {
 		return bareError(err)
@@ -743,8 +773,8 @@ func (s *staging) recordMove(names []string) error {
 	}
 	// A name has no control characters (threat N07).
 	_, err = f.WriteString(strings.Join(names, "\n"))
-	if err := finish(f, stagedMoving, err); err != nil {
-		return err
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("write down what moves: %w", bareError(err))
 	}
 	return syncFolder(s.root, ".")
 }

@@ -138,5 +138,15 @@ func isInTheWay(err error) bool {
 	return errors.Is(err, fs.ErrExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.EISDIR)
 }
 
+// syncFileSystem makes all that was written to the file system of root last.
+func syncFileSystem(root *os.Root) error {
+	f, err := root.Open(".")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return unix.Syncfs(int(f.Fd()))
+}
+
 // isNoSync: the file system cannot sync folders.
 func isNoSync(err error) bool { return errors.Is(err, syscall.EINVAL) }

@@ -41,5 +41,8 @@ func isOwnFile(fs.FileInfo) bool        { return false }
 
 func isInTheWay(err error) bool { return errors.Is(err, fs.ErrExist) }
 
+// syncFileSystem: there is no such call.
+func syncFileSystem(*os.Root) error { return errors.ErrUnsupported }
+
 // isNoSync: folders cannot be synced everywhere.
 func isNoSync(error) bool { return true }
