@@ -202,3 +202,36 @@ func pulled(t *testing.T, packers, name string, files *oci.Files) []string {
 	slices.SortFunc(list, func(a, b string) int { return strings.Compare(a[66:], b[66:]) })
 	return list
 }
+
+// What packers write, by their documents.
+func TestFilesOfFormats(t *testing.T) {
+	for name, want := range map[string]struct {
+		layout string
+		choice string
+		files  []string
+	}{
+		"docker-v0.1":    {oci.LayoutDockerModel, "", []string{"model.gguf", "model.mmproj", "template.jinja"}},
+		"docker-v0.2":    {oci.LayoutDockerModel, "", []string{"LICENSE", "sub/config.json", "tiny-q4.gguf"}},
+		"modelpack-zstd": {oci.LayoutModelPack, "", []string{"run.py", "w/one.safetensors"}},
+		"kit-zstd":       {oci.LayoutKitOps, "", []string{"run.py", "w/one.safetensors"}},
+		"ramalama":       {oci.LayoutModelPack, oci.PathFilepath, []string{"tiny.gguf"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			model, err := open(t, "oci:../testdata/packed/"+name+":v1")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want.choice != "" {
+				_, err := model.Manifest.Plan(oci.FilesOptions{})
+				wantThreat(t, err, oci.CodePathAnnotation)
+			}
+			files, err := unpack(t, model, oci.FilesOptions{PathAnnotation: want.choice}, oci.UnpackOptions{Raw: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := names(files.Files); files.Layout != want.layout || !slices.Equal(got, want.files) || files.PathAnnotation != want.choice {
+				t.Errorf("%s: %q (%q), want %s: %q", files.Layout, got, files.PathAnnotation, want.layout, want.files)
+			}
+		})
+	}
+}
