@@ -54,6 +54,9 @@ const (
 	// copyBuffer is a piece of a file, in bytes: large enough that system calls
 	// do not count.
 	copyBuffer = 256 << 10
+	// writeEarly is how much of a file is collected before the disk begins with
+	// it, in bytes: enough to keep it busy.
+	writeEarly = 16 << 20
 	// syncLater is the size below which a file is not synced by itself, in
 	// bytes: for it the disk's answer takes longer than its content.
 	syncLater = 1 << 20
@@ -502,10 +505,26 @@ func (s *staging) finish(f *os.File, name string, err error) error {
 	return err
 }
 
-// copyTo is io.Copy in large pieces.
-func copyTo(w io.Writer, r io.Reader) error {
-	_, err := io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{r}, make([]byte, copyBuffer))
+// copyTo is io.Copy in large pieces, which are on their way to the disk while
+// the next ones come.
+func copyTo(f *os.File, r io.Reader) error {
+	_, err := io.CopyBuffer(&earlyWriter{f: f}, struct{ io.Reader }{r}, make([]byte, copyBuffer))
 	return err
+}
+
+// An earlyWriter writes to a file, and has the system begin with the disk.
+type earlyWriter struct {
+	f    *os.File
+	left int64 // bytes that the system was not told of
+}
+
+func (w *earlyWriter) Write(p []byte) (int, error) {
+	n, err := w.f.Write(p)
+	if w.left += int64(n); w.left >= writeEarly {
+		w.left = 0
+		beginWriting(w.f)
+	}
+	return n, err
 }
 
 // fetch writes a layer that is one file. What was kept of it is hashed, and
