@@ -170,6 +170,8 @@ func (e *occupiedError) Error() string {
 
 // into writes the files, compares them and makes them visible.
 func (p *pull) into(ctx context.Context, d *destination) (err error) {
+	ctx, span := child(ctx, "download")
+	defer end(span, &err)
 	plan, err := p.model.Manifest.Plan(oci.FilesOptions{
 		Allow:          p.o.Verify.Allow,
 		PathAnnotation: cmp.Or(p.verified.PathAnnotation, p.o.Verify.PathAnnotation),

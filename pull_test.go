@@ -168,6 +168,29 @@ func TestPull(t *testing.T) {
 	}
 }
 
+func TestSpansOfPull(t *testing.T) {
+	r, signer := newRegistry(t), newSigner(t)
+	pushed := pushSigned(t, r.host+"/acme/tiny:v1", tinyFiles, signer)
+	provider, recorder := newTracer(t)
+	client := &modelsig.Client{Tracer: provider}
+	dir := filepath.Join(t.TempDir(), "out")
+	if _, err := client.Pull(t.Context(), r.host+"/acme/tiny:v1", dir, trusts(signer), modelsig.PullOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := spanNames(recorder.Ended()), []string{"Pull", "decide < Pull", "download < Pull", "list < Pull", "resolve < Pull"}; !slices.Equal(got, want) {
+		t.Errorf("spans %q, want %q", got, want)
+	}
+	if got := spanAttributes(t, recorder.Ended(), "Pull")["model_signing.digest"].AsString(); got != pushed.Digest {
+		t.Errorf("digest %q, want %q", got, pushed.Digest)
+	}
+	if _, err := client.Pull(t.Context(), r.host+"/acme/tiny:v1", dir, trusts(newSigner(t)), modelsig.PullOptions{}); err == nil {
+		t.Fatal("no error")
+	}
+	if got := spanAttributes(t, recorder.Ended()[5:], "Pull")["model_signing.verdict"].AsString(); got != verify.Refused {
+		t.Errorf("verdict %q, want %q", got, verify.Refused)
+	}
+}
+
 func TestPullOfManySmallFiles(t *testing.T) {
 	r, signer := newRegistry(t), newSigner(t)
 	files := map[string]string{}

@@ -35,7 +35,7 @@ const (
 // traced are the commands that make spans: those that sign and verify. The
 // others neither read the variables nor complain of them.
 func traced(command string) bool {
-	return slices.Contains([]string{"sign", "verify", "push"}, strings.Fields(command)[0])
+	return slices.Contains([]string{"sign", "verify", "pull", "push"}, strings.Fields(command)[0])
 }
 
 // tracing sends the spans of one command to a collector. nil does nothing.
