@@ -222,6 +222,7 @@ func TestPullKilledBetweenAnyTwoSteps(t *testing.T) {
 				resumed = resumed || !strings.Contains(out2, "kept 0\n")
 				wantTree(t, dir, pullFiles)
 				wantAlone(t, parent, "out")
+				wantAlone(t, dir, "again", "config.json", "empty", "weights")
 			}
 		})
 	}

@@ -292,9 +292,9 @@ func newStaging(place *os.Root, prefix string) (*staging, error) {
 		return nil, fmt.Errorf("make folder %s: %w", strconv.Quote(s.name), bareError(err))
 	}
 	err := s.open()
-	if errors.Is(err, errBusy) {
+	if errors.Is(err, errBusy) || errors.Is(err, fs.ErrNotExist) {
 		s.close()
-		return nil, err // it was taken for abandoned, and is another's now
+		return nil, errBusy // it was taken for abandoned, and is another's now
 	}
 	if err == nil {
 		err = s.openFiles()
@@ -865,24 +865,25 @@ func (s *staging) close() {
 }
 
 // sweep removes what earlier pulls left and nobody needs any more: of the same
-// manifest, or, inside the folder, of any.
+// manifest, and, inside the folder, of any.
 func (d *destination) sweep(m digest.Digest) {
-	if !hasLocks {
-		return
+	d.sweepIn(d.parent, d.prefix(m))
+	if d.root != nil {
+		d.sweepIn(d.root, d.prefix(""))
 	}
-	prefix := d.prefix(m)
-	if d.inside() {
-		prefix = d.prefix("")
-	}
-	names, err := listFolder(d.where())
-	if err != nil {
+}
+
+// sweepIn leaves alone what is in use, or not ours.
+func (d *destination) sweepIn(place *os.Root, prefix string) {
+	names, err := listFolder(place)
+	if err != nil || !hasLocks {
 		return // they are found by the next pull
 	}
 	for _, name := range names {
 		if !strings.HasPrefix(name, prefix) || !d.isStaging(name) {
 			continue
 		}
-		s := &staging{place: d.where(), name: name}
+		s := &staging{place: place, name: name}
 		if s.open() == nil {
 			_ = s.remove()
 			continue
