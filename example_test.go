@@ -136,6 +136,43 @@ func ExampleVerify() {
 	// artifact signature with a key
 }
 
+// Verify a model, and download it: all of it, or nothing.
+func ExampleClient_Pull() {
+	ctx := context.Background()
+	shop := openShop()
+	defer shop.close()
+	client := new(modelsig.Client)
+
+	policy, err := modelsig.KeyPolicy(shop.public)
+	if err != nil {
+		log.Fatal(err)
+	}
+	signer, err := modelsig.KeySigner(shop.private, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	shop.push(ctx)
+	dir := filepath.Join(filepath.Dir(shop.dir), "pulled")
+	_, err = client.Pull(ctx, shop.ref, dir, policy, modelsig.PullOptions{})
+	_, missing := os.Stat(dir)
+	fmt.Println("before it is signed: refused is", errors.Is(err, modelsig.ErrRefused), "and a folder is there is", missing == nil)
+
+	if _, err := client.Sign(ctx, shop.ref, signer, modelsig.SignOptions{}); err != nil {
+		log.Fatal(err)
+	}
+	for range 2 {
+		pulled, err := client.Pull(ctx, shop.ref, dir, policy, modelsig.PullOptions{})
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(pulled.Files, "files, unchanged:", pulled.Unchanged)
+	}
+	// Output:
+	// before it is signed: refused is true and a folder is there is false
+	// 2 files, unchanged: false
+	// 2 files, unchanged: true
+}
+
 // Push a folder and sign the very bytes that were uploaded, in one act.
 func ExampleClient_Push() {
 	ctx := context.Background()

@@ -72,8 +72,8 @@ type Client struct {
 	// MaxReferrers bounds how many referrers one verdict reads; 0: 1,000.
 	MaxReferrers int
 
-	// Jobs bounds how many files are hashed or uploaded at once; 0: the
-	// number of CPUs.
+	// Jobs bounds how many files are hashed or uploaded at once, and how many
+	// layers are read; 0: the number of CPUs, and 4 layers.
 	Jobs int
 
 	// Reads is called before layers are read to know the files in them, with

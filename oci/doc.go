@@ -27,7 +27,8 @@
 // arrived. A tag is never looked up again: everything after Open is by digest.
 // [ParseManifest] refuses manifests that two parsers could read differently.
 // [Model.Fetch] streams a blob and reports an error, never io.EOF, unless size,
-// digest and end of stream are right.
+// digest and end of stream are right; where a connection breaks it asks for the
+// rest. [Model.FetchRest] does the same for a blob whose beginning is there.
 //
 // # Layers and files
 //

@@ -212,6 +212,22 @@ func (p *progress) set(done, total int64) {
 	_ = p.bar.Set64(min(done, total)) // a bar that cannot be drawn is no reason to fail
 }
 
+// progressLines is progress where nobody watches: a line each tenth, for logs.
+type progressLines struct {
+	w     io.Writer
+	mu    sync.Mutex
+	tenth int64
+}
+
+func (p *progressLines) set(done, total int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if tenth := done / (total/10 + 1); total >= worthShowing && tenth > p.tenth {
+		p.tenth = tenth
+		fmt.Fprintf(p.w, "progress: %s of %s\n", bytesText(done), bytesText(total))
+	}
+}
+
 func (p *progress) finish() {
 	if p == nil {
 		return

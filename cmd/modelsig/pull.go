@@ -95,6 +95,9 @@ func (p *pullCmd) run(ctx context.Context, a *app, args pullArgs, method func() 
 		return err
 	}
 	client.MaxReferrers, client.Jobs = p.MaxReferrers, p.Jobs
+	if client.Progress == nil && !a.NoProgress && a.Format == formatText {
+		client.Progress = (&progressLines{w: a.stderr}).set
+	}
 	policy, err := method()
 	if err != nil {
 		return err
