@@ -114,6 +114,30 @@ func (l *Layout) AddEntries(ctx context.Context, entries ...ocispec.Descriptor) 
 	return nil
 }
 
+// RemoveEntries takes the entries with the digest out of index.json, in one
+// write under the lock. No blob is removed: others may share it. What others
+// wrote is kept byte for byte.
+func (l *Layout) RemoveEntries(ctx context.Context, d digest.Digest) error {
+	err := l.updateIndex(ctx, func(index *layoutIndex) error {
+		kept := index.manifests[:0]
+		for i := range index.manifests {
+			desc, err := index.descriptor(i)
+			if err != nil {
+				return err
+			}
+			if desc.Digest != d {
+				kept = append(kept, index.manifests[i])
+			}
+		}
+		index.manifests = kept
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("remove from index of %s: %w", l, err)
+	}
+	return nil
+}
+
 // String names the layout as a reference does.
 func (l *Layout) String() string {
 	if l.archive != nil {

@@ -64,7 +64,8 @@ type entry struct {
 	raw    jsontext.Value
 }
 
-// An update is one act of adding entries to the index of a fallback tag.
+// An update is one act of adding entries to the index of a fallback tag, or of
+// taking one out.
 type update struct {
 	registry *registry
 	subject  digest.Digest
@@ -75,6 +76,11 @@ type update struct {
 	wanted []entry
 	own    int
 	has    map[digest.Digest]bool
+
+	// drop is the digest that must not be there; "": none. dropped is the entry
+	// that it had, as it was seen.
+	drop    digest.Digest
+	dropped *entry
 
 	slowest time.Duration // from the start of a read to the end of its write
 	looked  bool          // the index was read once
@@ -101,22 +107,54 @@ func newSight(subject digest.Digest, x *index) *sight {
 // addToTag adds the entries of add to the index of the fallback tag, and
 // returns once they are there to stay.
 func (r *registry) addToTag(ctx context.Context, subject digest.Digest, add []referrer) error {
-	u := &update{registry: r, subject: subject, limits: Limits{}.withDefaults(), has: make(map[digest.Digest]bool)}
-	for _, a := range add {
+	entries := make([]entry, len(add))
+	for i, a := range add {
 		raw, err := encode(a.desc)
 		if err != nil {
 			return fmt.Errorf("encode entry %s: %w", a.desc.Digest, err)
 		}
-		u.want(entry{a.desc.Digest, raw})
+		entries[i] = entry{a.desc.Digest, raw}
+	}
+	return r.putInTag(ctx, subject, entries...)
+}
+
+// putInTag is addToTag for entries as they are.
+func (r *registry) putInTag(ctx context.Context, subject digest.Digest, entries ...entry) error {
+	u := r.update(subject)
+	for _, e := range entries {
+		u.want(e)
 	}
 	u.own = len(u.wanted)
-	if err := u.run(ctx); err != nil {
-		return fmt.Errorf("update tag %s: %w", fallbackTag(subject), err)
+	return u.run(ctx)
+}
+
+// dropFromTag takes the entry with digest d out of the index of the fallback
+// tag, and returns it once it is gone to stay; nil: there was none.
+func (r *registry) dropFromTag(ctx context.Context, subject, d digest.Digest) (*entry, error) {
+	u := r.update(subject)
+	u.drop = d
+	v, err := u.look(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("tag %s: %w", fallbackTag(subject), err)
+	}
+	if !v.surplus {
+		return nil, nil // nobody guards what nobody saw
+	}
+	return u.dropped, u.run(ctx)
+}
+
+func (r *registry) update(subject digest.Digest) *update {
+	return &update{registry: r, subject: subject, limits: Limits{}.withDefaults(), has: make(map[digest.Digest]bool)}
+}
+
+func (u *update) run(ctx context.Context) error {
+	if err := u.untilKept(ctx); err != nil {
+		return fmt.Errorf("update tag %s: %w", fallbackTag(u.subject), err)
 	}
 	return nil
 }
 
-func (u *update) run(ctx context.Context) error {
+func (u *update) untilKept(ctx context.Context) error {
 	failures := 0
 	for n := range maxWrites {
 		if n > 0 {
@@ -167,7 +205,7 @@ func mayPass(err error) bool {
 
 // want adds an entry to those that must be there.
 func (u *update) want(e entry) {
-	if !u.has[e.digest] {
+	if !u.has[e.digest] && e.digest != u.drop {
 		u.has[e.digest] = true
 		u.wanted = append(u.wanted, e)
 	}
@@ -187,9 +225,18 @@ func (u *update) isForeign(e entry) bool {
 	return !slices.ContainsFunc(u.wanted[:u.own], func(w entry) bool { return w.digest == e.digest })
 }
 
-// look reads the index and returns it with what it lacks: ours first. What it
-// has is wanted from now on.
-func (u *update) look(ctx context.Context) (*index, []entry, error) {
+// A view is the index at one look.
+type view struct {
+	*index
+	missing []entry // what it lacks: ours first
+	surplus bool    // it has what must not be there
+}
+
+// right reports whether there is nothing to change.
+func (v *view) right() bool { return len(v.missing) == 0 && !v.surplus }
+
+// look reads the index. What it has is wanted from now on.
+func (u *update) look(ctx context.Context) (*view, error) {
 	p := &pages{source: "tag", limits: u.limits}
 	x, err := u.registry.readTag(ctx, u.subject, p)
 	absent := errors.Is(err, errAbsent)
@@ -198,7 +245,7 @@ func (u *update) look(ctx context.Context) (*index, []entry, error) {
 		err = x.parse([]byte(emptyIndex))
 	}
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	there := make(map[digest.Digest]bool, len(p.referrers))
 	for _, r := range p.referrers {
@@ -206,17 +253,22 @@ func (u *update) look(ctx context.Context) (*index, []entry, error) {
 			there[r.Descriptor.Digest] = true
 		}
 	}
-	var missing []entry
+	v := &view{index: x, surplus: there[u.drop]}
 	for _, e := range u.wanted {
 		if !there[e.digest] {
-			missing = append(missing, e)
+			v.missing = append(v.missing, e)
 		}
 	}
 	for _, r := range p.referrers {
-		if r.bad == nil {
+		switch e := (entry{r.Descriptor.Digest, jsontext.Value(r.Raw)}); {
+		case r.bad != nil:
+		case e.digest == u.drop:
+			u.crowded = u.crowded || u.looked // it came back
+			u.dropped = &e
+		default:
 			// What is new since the first look was written meanwhile.
-			u.crowded = u.crowded || u.looked && !u.has[r.Descriptor.Digest]
-			u.want(entry{r.Descriptor.Digest, jsontext.Value(r.Raw)})
+			u.crowded = u.crowded || u.looked && !u.has[e.digest]
+			u.want(e)
 		}
 	}
 	now := newSight(u.subject, x)
@@ -228,34 +280,67 @@ func (u *update) look(ctx context.Context) (*index, []entry, error) {
 		u.watched = !u.crowded && now.at.Sub(before.at) >= watchFor
 	}
 	u.looked = true
-	return x, missing, nil
+	return v, nil
 }
 
-// write adds to the index what it lacks, in one update.
+// maxAlive bounds how many missing entries of others are asked after. What
+// lacks more was overwritten by somebody: nobody deletes so many at once.
+const maxAlive = 32
+
+// alive leaves out of missing what others deleted: their manifests are gone,
+// and their entries are not for us to put back.
+func (u *update) alive(ctx context.Context, missing []entry) []entry {
+	if len(missing) > u.own+maxAlive {
+		return missing
+	}
+	return slices.DeleteFunc(missing, func(e entry) bool {
+		if !u.isForeign(e) {
+			return false
+		}
+		// What cannot be found out is put back: a dangling entry is noticed, a
+		// lost one is not.
+		there, err := u.registry.repo.Manifests().Exists(ctx, ocispec.Descriptor{Digest: e.digest})
+		if there || err != nil {
+			return false
+		}
+		delete(u.has, e.digest)
+		u.wanted = slices.DeleteFunc(u.wanted, func(w entry) bool { return w.digest == e.digest })
+		return true
+	})
+}
+
+// write adds to the index what it lacks and takes out what must not be there,
+// in one update.
 func (u *update) write(ctx context.Context) error {
 	start := time.Now()
-	x, missing, err := u.look(ctx)
+	v, err := u.look(ctx)
 	if err == nil && time.Since(start) > staleAfter {
 		// We, or the answer, were held up: others may have written and looked
 		// twice. On a slow line the second answer is as old; it is all we get.
 		start = time.Now()
-		x, missing, err = u.look(ctx)
+		v, err = u.look(ctx)
 	}
-	if err != nil || len(missing) == 0 {
+	if err != nil {
 		return err
 	}
-	raw := make([]jsontext.Value, len(missing))
-	for i, e := range missing {
+	if v.missing = u.alive(ctx, v.missing); v.right() {
+		return nil
+	}
+	raw := make([]jsontext.Value, len(v.missing))
+	for i, e := range v.missing {
 		raw[i] = e.raw
 	}
-	data := x.with(raw)
-	if int64(len(data)) > u.limits.ListBytes || len(x.entries)+len(missing) > u.limits.Entries {
+	data := v.with(raw)
+	if v.surplus {
+		data = v.without(u.drop, raw)
+	}
+	if int64(len(data)) > u.limits.ListBytes || len(v.entries)+len(v.missing) > u.limits.Entries {
 		return fmt.Errorf("the index would have %d entries in %d bytes, more than would be read again",
-			len(x.entries)+len(missing), len(data))
+			len(v.entries)+len(v.missing), len(data))
 	}
 	err = foreign(u.put(ctx, data))
 	u.slowest = max(u.slowest, time.Since(start))
-	if err != nil && !mayPass(err) && slices.ContainsFunc(missing, u.isForeign) {
+	if err != nil && !mayPass(err) && slices.ContainsFunc(v.missing, u.isForeign) {
 		// Some registries refuse an entry whose manifest is gone: what others
 		// deleted is not for us to put back. The looks find ours missing.
 		u.forget()
@@ -291,13 +376,14 @@ func (u *update) put(ctx context.Context, data []byte) error {
 		case <-tick.C:
 			// What cannot be seen cannot be put back; the looks that follow
 			// report what is wrong.
-			_, _, _ = u.look(watch)
+			_, _ = u.look(watch)
 		}
 	}
 }
 
-// kept reports whether the index has everything wanted, in two looks with the
-// time of a slow writer between them (rule 39).
+// kept reports whether the index has everything wanted and nothing that must
+// not be there, in two looks with the time of a slow writer between them (rule
+// 39).
 func (u *update) kept(ctx context.Context) (bool, error) {
 	for look := range 2 {
 		if look > 0 {
@@ -305,8 +391,8 @@ func (u *update) kept(ctx context.Context) (bool, error) {
 				return false, err
 			}
 		}
-		_, missing, err := u.look(ctx)
-		if err != nil || len(missing) > 0 {
+		v, err := u.look(ctx)
+		if err != nil || !v.right() {
 			return false, err
 		}
 	}

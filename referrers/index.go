@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -148,6 +150,26 @@ func (x *index) with(entries []jsontext.Value) []byte {
 	}
 	for i, e := range entries {
 		if i > 0 || len(x.entries) > 0 {
+			b.WriteByte(',')
+		}
+		b.Write(e)
+	}
+	b.WriteByte(']')
+	b.Write(x.data[x.end:])
+	return b.Bytes()
+}
+
+// without returns the document without the entries that have digest d, and with
+// others appended. All bytes outside of the list are kept, and so is each entry.
+func (x *index) without(d digest.Digest, others []jsontext.Value) []byte {
+	kept := slices.DeleteFunc(slices.Clone(x.entries), func(raw jsontext.Value) bool {
+		return newReferrer(raw, "").Descriptor.Digest == d
+	})
+	var b bytes.Buffer
+	b.Write(x.data[:x.start])
+	b.WriteByte('[')
+	for i, e := range append(kept, others...) {
+		if i > 0 {
 			b.WriteByte(',')
 		}
 		b.Write(e)

@@ -33,6 +33,9 @@ type LayoutStore interface {
 	// AddEntries adds entries to index.json in one act that no other writer
 	// interrupts, except those whose digest is there.
 	AddEntries(ctx context.Context, entries ...ocispec.Descriptor) error
+	// RemoveEntries takes all entries with the digest out of index.json in one
+	// such act, and leaves blobs where they are.
+	RemoveEntries(ctx context.Context, d digest.Digest) error
 }
 
 // layout is the Store of an image layout.
@@ -143,19 +146,25 @@ func (l *layout) blob(ctx context.Context, desc ocispec.Descriptor) ([]byte, err
 	return readBlob(rc, desc)
 }
 
-func (l *layout) attach(ctx context.Context, _ ocispec.Descriptor, add []referrer) error {
+func (l *layout) attach(ctx context.Context, subject ocispec.Descriptor, add []referrer) error {
 	configDesc, configData := config()
 	if err := l.files.PushBlob(ctx, configDesc, bytes.NewReader(configData)); err != nil {
 		return fmt.Errorf("store the empty config: %w", err)
 	}
-	descs := make([]ocispec.Descriptor, len(add))
-	for i, a := range add {
+	for _, a := range add {
 		if err := l.files.PushBlob(ctx, a.layer, bytes.NewReader(a.bundle)); err != nil {
 			return fmt.Errorf("store bundle %s: %w", a.layer.Digest, err)
 		}
 		if err := l.files.PushBlob(ctx, a.desc, bytes.NewReader(a.manifest)); err != nil {
 			return fmt.Errorf("store referrer %s: %w", a.desc.Digest, err)
 		}
+	}
+	return l.link(ctx, subject, add)
+}
+
+func (l *layout) link(ctx context.Context, _ ocispec.Descriptor, add []referrer) error {
+	descs := make([]ocispec.Descriptor, len(add))
+	for i, a := range add {
 		descs[i] = a.desc
 	}
 	if err := l.files.AddEntries(ctx, descs...); err != nil {

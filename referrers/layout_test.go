@@ -81,6 +81,13 @@ func (l *memLayout) AddEntries(_ context.Context, add ...ocispec.Descriptor) err
 	return nil
 }
 
+func (l *memLayout) RemoveEntries(_ context.Context, d digest.Digest) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.entries = slices.DeleteFunc(l.entries, func(raw json.RawMessage) bool { return strings.Contains(string(raw), string(d)) })
+	return l.fail["RemoveEntries"]
+}
+
 // put stores a manifest and lists it.
 func (l *memLayout) put(mediaType, body string, annotations map[string]string) ocispec.Descriptor {
 	desc := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromString(body), Size: int64(len(body)), Annotations: annotations}

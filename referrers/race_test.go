@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"strings"
@@ -259,38 +260,58 @@ func TestAWriterThatAlwaysWinsEndsTheActWithAnError(t *testing.T) {
 	})
 }
 
-// Some registries refuse an index that names a manifest which is gone.
-func TestAnEntryThatTheRegistryRefusesIsNotPutBack(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		gone := digest.FromString("gone")
-		h := modes[2].handler()
-		writes := 0
-		tap := &tap{next: h}
-		repo := repository(t, "registry.example.com", inProcess{handler: tap})
-		subject := pushSubject(t, repo)
-		pushManifest(t, repo, ocispec.MediaTypeImageIndex, indexOf(entry(ocispec.Descriptor{MediaType: "a/b", Digest: gone, Size: 1}, "", "")), tagOf(subject))
-		plain := repository(t, "registry.example.com", inProcess{handler: h})
-		tap.fault = func(w http.ResponseWriter, r *http.Request) bool {
-			if kind(r) != "PUT tag" {
-				return false
-			}
-			writes++
-			switch writes {
-			case 1: // somebody deletes the entry, and ours is lost with it
-				pushManifest(t, plain, ocispec.MediaTypeImageIndex, indexOf(), tagOf(subject))
-				w.WriteHeader(http.StatusCreated)
-				return true
-			case 2: // putting it back is refused
-				answer(w, 400, "application/json", `{"errors":[{"code":"MANIFEST_BLOB_UNKNOWN"}]}`)
-				return true
-			}
-			return false
-		}
-		if _, err := referrers.Attach(t.Context(), referrers.InRepository(repo), subject, attachments("a")...); err != nil {
-			t.Fatal(err)
-		}
-		if tag := getTag(t, plain, subject); bytes.Contains(tag, []byte(gone)) || bytes.Count(tag, []byte(referrers.BundleType)) != 2 {
-			t.Errorf("index %s", tag)
-		}
-	})
+// What somebody deleted meanwhile is not put back: its manifest is gone. Some
+// registries refuse an index that names one, and may still have said a moment
+// before that it is there.
+func TestAnEntryThatWasDeletedMeanwhileIsNotPutBack(t *testing.T) {
+	for name, stale := range map[string]bool{"the manifest is gone": false, "the manifest is said to be there, and the index refused": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				gone := digest.FromString("gone")
+				h := modes[2].handler()
+				writes, refused := 0, 0
+				tap := &tap{next: h}
+				repo := repository(t, "registry.example.com", inProcess{handler: tap})
+				subject := pushSubject(t, repo)
+				pushManifest(t, repo, ocispec.MediaTypeImageIndex, indexOf(entry(ocispec.Descriptor{MediaType: "a/b", Digest: gone, Size: 1}, "", "")), tagOf(subject))
+				plain := repository(t, "registry.example.com", inProcess{handler: h})
+				tap.fault = func(w http.ResponseWriter, r *http.Request) bool {
+					if stale && r.Method == http.MethodHead && strings.Contains(r.URL.Path, string(gone)) {
+						w.Header().Set("Content-Type", ocispec.MediaTypeImageManifest)
+						w.Header().Set("Content-Length", "1")
+						w.WriteHeader(http.StatusOK)
+						return true
+					}
+					if kind(r) != "PUT tag" {
+						return false
+					}
+					if writes++; writes == 1 { // somebody deletes the entry, and ours is lost with it
+						pushManifest(t, plain, ocispec.MediaTypeImageIndex, indexOf(), tagOf(subject))
+						w.WriteHeader(http.StatusCreated)
+						return true
+					}
+					body, err := io.ReadAll(r.Body)
+					if err != nil {
+						t.Error(err)
+					}
+					r.Body = io.NopCloser(bytes.NewReader(body))
+					if bytes.Contains(body, []byte(gone)) {
+						refused++
+						answer(w, 400, "application/json", `{"errors":[{"code":"MANIFEST_BLOB_UNKNOWN"}]}`)
+						return true
+					}
+					return false
+				}
+				if _, err := referrers.Attach(t.Context(), referrers.InRepository(repo), subject, attachments("a")...); err != nil {
+					t.Fatal(err)
+				}
+				if tag := getTag(t, plain, subject); bytes.Contains(tag, []byte(gone)) || bytes.Count(tag, []byte(referrers.BundleType)) != 2 {
+					t.Errorf("index %s", tag)
+				}
+				if stale != (refused == 1) {
+					t.Errorf("%d writes were refused", refused)
+				}
+			})
+		})
+	}
 }

@@ -66,12 +66,14 @@
 // left that read the index without it. A writer whose own write hangs watches
 // the tag meanwhile and puts back what it is about to overwrite.
 //
-// The price: an entry that somebody deletes during these few hundred
-// milliseconds may come back. Nothing is ever deleted here, old indexes
-// included.
+// Before an entry of somebody else is put back its manifest is asked for: what
+// is gone was deleted, and stays so. [Delete] therefore takes the entry out of
+// the index, then deletes the manifest, and then looks twice that the entry has
+// not come back. A process that dies in between leaves a signature that is not
+// listed, never an entry without a manifest.
 //
-// An image layout has no such race: its entries are added to index.json in one
-// locked act.
+// An image layout has no such race: its entries are added to index.json, and
+// taken out of it, in one locked act.
 package referrers
 
 import (
@@ -198,8 +200,13 @@ type Store interface {
 	manifest(ctx context.Context, desc ocispec.Descriptor, limit int64) ([]byte, error)
 	blob(ctx context.Context, desc ocispec.Descriptor) ([]byte, error)
 
-	// attach pushes the referrers and returns once each can be found.
+	// attach pushes the referrers and returns once each can be found. link is
+	// its second half, for manifests that are there.
 	attach(ctx context.Context, subject ocispec.Descriptor, add []referrer) error
+	link(ctx context.Context, subject ocispec.Descriptor, add []referrer) error
+
+	// delete makes the referrer with desc's digest unfindable.
+	delete(ctx context.Context, subject digest.Digest, desc ocispec.Descriptor) error
 }
 
 // A Referrer is one entry of a listing.

@@ -27,6 +27,9 @@ const (
 	// page or more: 10,000 entries are 200 pages.
 	maxPages = 256
 
+	// maxAtOnce bounds the requests that one act has under way.
+	maxAtOnce = 8
+
 	sourceAPI = "referrers API"
 )
 
@@ -385,8 +388,15 @@ func (r *registry) attach(ctx context.Context, subject ocispec.Descriptor, add [
 	if err := r.push(ctx, add); err != nil {
 		return err
 	}
+	return r.link(ctx, subject, add)
+}
+
+func (r *registry) link(ctx context.Context, subject ocispec.Descriptor, add []referrer) error {
+	// One token for everything that follows.
+	ctx = auth.AppendRepositoryScope(ctx, r.repo.Reference, auth.ActionPull, auth.ActionPush)
 	// The manifests are read back while the listing is.
 	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(maxAtOnce)
 	for _, a := range add {
 		g.Go(func() error {
 			if _, err := r.manifest(gctx, a.desc, a.desc.Size); err != nil {
