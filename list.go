@@ -8,7 +8,6 @@ import (
 	"github.com/modelsig/modelsig/bundle"
 	"github.com/modelsig/modelsig/manifest"
 	"github.com/modelsig/modelsig/referrers"
-	"github.com/modelsig/modelsig/verify"
 )
 
 // A Listing is what is attached to an artifact. Nothing in it is verified.
@@ -125,12 +124,6 @@ func attached(c referrers.Candidate) Attached {
 		a.Problem = err.Error()
 		return a
 	}
-	a.PredicateType = st.PredicateType
-	switch {
-	case st.PredicateType == verify.PredicateArtifact:
-		a.Kind = "artifact"
-	case manifest.IsOMS(st.PredicateType):
-		a.Kind = "model"
-	}
+	a.PredicateType, a.Kind = st.PredicateType, kindOf(st.PredicateType)
 	return a
 }

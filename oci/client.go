@@ -293,6 +293,16 @@ func (c *Client) Open(ctx context.Context, ref Reference) (*Model, error) {
 }
 
 func fetchManifest(ctx context.Context, repo *remote.Repository, ref Reference) (*Manifest, error) {
+	data, mediaType, err := fetchManifestBytes(ctx, repo, ref, acceptManifests)
+	if err != nil {
+		return nil, err
+	}
+	return ParseManifest(data, mediaType)
+}
+
+// fetchManifestBytes reads a manifest of one of the types in accept, and
+// returns the one that the server said.
+func fetchManifestBytes(ctx context.Context, repo *remote.Repository, ref Reference, accept string) (_ []byte, mediaType string, _ error) {
 	identifier := ref.Tag
 	if ref.Digest != "" {
 		identifier = ref.Digest.String()
@@ -307,32 +317,32 @@ func fetchManifest(ctx context.Context, repo *remote.Repository, ref Reference) 
 	ctx = auth.AppendRepositoryScope(ctx, repo.Reference, auth.ActionPull)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	req.Header.Set("Accept", acceptManifests)
+	req.Header.Set("Accept", accept)
 	resp, err := repo.Client.Do(req)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	defer resp.Body.Close()
 	switch {
 	case resp.StatusCode == http.StatusNotFound && resp.Request.URL.Host == req.URL.Host:
-		return nil, fmt.Errorf("%w (%w)", ErrNotFound, newResponseError(resp))
+		return nil, "", fmt.Errorf("%w (%w)", ErrNotFound, newResponseError(resp))
 	case resp.StatusCode != http.StatusOK:
-		return nil, newResponseError(resp)
+		return nil, "", newResponseError(resp)
 	}
-	mediaType, err := contentType(resp)
+	mediaType, err = contentType(resp)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	data, err := readManifestBytes(resp.Body)
 	if err != nil {
-		return nil, fmt.Errorf("read manifest: %w", err)
+		return nil, "", fmt.Errorf("read manifest: %w", err)
 	}
 	if err := checkContentDigest(data, ref.Digest, resp.Header.Get("Docker-Content-Digest")); err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	return ParseManifest(data, mediaType)
+	return data, mediaType, nil
 }
 
 // checkContentDigest compares the digest of the bytes with the one asked for

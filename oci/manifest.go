@@ -299,7 +299,7 @@ func IsManifest(data []byte) bool {
 func isManifestType(mediaType string) bool {
 	switch mediaType {
 	case ocispec.MediaTypeImageManifest, mediaTypeDockerManifest, ocispec.MediaTypeImageIndex,
-		mediaTypeDockerList, mediaTypeSchema1, mediaTypeSchema1Signed:
+		mediaTypeDockerList, mediaTypeArtifact, mediaTypeSchema1, mediaTypeSchema1Signed:
 		return true
 	}
 	return false

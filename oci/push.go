@@ -174,7 +174,7 @@ func (c *Client) push(ctx context.Context, ref Reference, files []manifest.File,
 		return nil, err
 	}
 	uploads.Client = resending{repo.Client}
-	if err := p.run(ctx, &registryTarget{uploads, a}); err != nil {
+	if err := p.run(ctx, &registryTarget{repo: uploads, auth: a}); err != nil {
 		return nil, err
 	}
 	if err := repo.PushReference(ctx, m.Descriptor, bytes.NewReader(m.Bytes), ref.Tag); err != nil {
@@ -296,8 +296,9 @@ func (p *pusher) upload(ctx context.Context, target blobTarget, blob blobUpload)
 }
 
 type registryTarget struct {
-	repo *remote.Repository
-	auth *authClient
+	repo      *remote.Repository
+	auth      *authClient
+	mountFrom string // repository of this registry that has the blobs; "": none
 }
 
 func (t *registryTarget) exists(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
@@ -309,6 +310,20 @@ func (t *registryTarget) exists(ctx context.Context, desc ocispec.Descriptor) (b
 }
 
 func (t *registryTarget) push(ctx context.Context, desc ocispec.Descriptor, content io.ReadCloser) error {
+	if t.mountFrom != "" {
+		sent := false
+		err := t.repo.Mount(ctx, desc, t.mountFrom, func() (io.ReadCloser, error) {
+			sent = true
+			return content, nil
+		})
+		if err == nil {
+			return nil
+		}
+		if sent || ctx.Err() != nil {
+			return t.auth.explain(err)
+		}
+		// A registry may forbid it, or not know how: it is sent.
+	}
 	if err := t.repo.Blobs().Push(ctx, desc, content); err != nil {
 		return t.auth.explain(err)
 	}
