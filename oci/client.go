@@ -253,6 +253,12 @@ type Model struct {
 	Repository *remote.Repository // nil in a layout; its Client is an *auth.Client
 	Layout     *Layout            // nil in a registry
 
+	// Index and Platform are the index that the model was chosen from, and what
+	// for; nil and "" if it was named itself. The platform may be "": not every
+	// index says one.
+	Index    *ocispec.Descriptor
+	Platform string
+
 	auth *authClient
 }
 
@@ -274,22 +280,14 @@ var acceptManifests = strings.Join([]string{
 // [ErrIndex] for an index, and http.ErrSchemeMismatch when an HTTP server
 // answered where HTTPS was spoken. Any other error means: could not tell.
 func (c *Client) Open(ctx context.Context, ref Reference) (*Model, error) {
-	if !ref.IsRegistry() {
-		return openLayoutModel(ctx, ref)
-	}
-	if ref.Tag == "" && ref.Digest == "" {
-		return nil, fmt.Errorf("open %s: no tag and no digest (none is implied)", ref)
-	}
-	repo, a, err := c.repository(ref)
+	m, err := c.OpenAny(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
-	m, err := fetchManifest(ctx, repo, ref)
-	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", ref, a.explain(err))
+	if m.Manifest.IsIndex() {
+		return nil, fmt.Errorf("open %s: %w", m.Reference, ErrIndex)
 	}
-	ref.Digest = m.Descriptor.Digest
-	return &Model{Reference: ref, Manifest: m, Repository: repo, auth: a}, nil
+	return m, nil
 }
 
 func fetchManifest(ctx context.Context, repo *remote.Repository, ref Reference) (*Manifest, error) {
@@ -297,7 +295,7 @@ func fetchManifest(ctx context.Context, repo *remote.Repository, ref Reference) 
 	if err != nil {
 		return nil, err
 	}
-	return ParseManifest(data, mediaType)
+	return parseAny(data, mediaType)
 }
 
 // fetchManifestBytes reads a manifest of one of the types in accept, and

@@ -277,7 +277,7 @@ func (l *Layout) readManifest(ctx context.Context, desc ocispec.Descriptor) (*Ma
 	if desc.Size >= 0 && desc.Size != int64(len(data)) {
 		return nil, refuse("size-mismatch", desc.Digest.String(), "the manifest has %d bytes, index.json says %d", len(data), desc.Size)
 	}
-	return ParseManifest(data, desc.MediaType)
+	return parseAny(data, desc.MediaType)
 }
 
 func blobName(d digest.Digest) string {

@@ -158,6 +158,9 @@ func (m *Manifest) Plan(o FilesOptions) (*Plan, error) {
 	default:
 		return nil, fmt.Errorf("path annotation %s is neither %q nor %q", quote(o.PathAnnotation), PathTitle, PathFilepath)
 	}
+	if m.IsIndex() {
+		return nil, fmt.Errorf("%w: an index has no layers", ErrUnmapped)
+	}
 	if !slices.ContainsFunc(m.Layers, func(l ocispec.Descriptor) bool { return !isEmptyDescriptor(l) }) {
 		return nil, refuse("no-layers", "layers", "none has content: nothing to sign")
 	}

@@ -53,7 +53,8 @@ type Manifest struct {
 	Descriptor ocispec.Descriptor // MediaType, Digest, Size of Bytes; ArtifactType
 	ocispec.Manifest
 
-	unknown []string // members that no spec defines, as paths
+	unknown  []string // members that no spec defines, as paths
+	children []Child  // of an index
 }
 
 // ErrIndex is returned for an image index or a manifest list: a verdict is
@@ -81,6 +82,15 @@ var (
 // digest-algorithm, descriptor-media-type, data-mismatch, non-distributable and
 // encrypted-layer.
 func ParseManifest(data []byte, mediaType string) (*Manifest, error) {
+	m, err := parseAny(data, mediaType)
+	if err == nil && m.IsIndex() {
+		return nil, ErrIndex
+	}
+	return m, err
+}
+
+// parseAny is ParseManifest, and reads an index too.
+func parseAny(data []byte, mediaType string) (*Manifest, error) {
 	if len(data) > MaxManifest {
 		return nil, refuse("manifest-too-large", "manifest", "%d bytes, more than %d", len(data), MaxManifest)
 	}
@@ -99,6 +109,12 @@ func ParseManifest(data []byte, mediaType string) (*Manifest, error) {
 	m := &Manifest{
 		Bytes:      bytes.Clone(data),
 		Descriptor: ocispec.Descriptor{MediaType: said, Digest: digest.FromBytes(data), Size: int64(len(data))},
+	}
+	if m.IsIndex() {
+		if err := m.readIndex(top); err != nil {
+			return nil, err
+		}
+		return m, nil
 	}
 	if err := json.Unmarshal(data, &m.Manifest); err != nil {
 		if corrupt := base64.CorruptInputError(0); errors.As(err, &corrupt) {
@@ -159,14 +175,14 @@ func checkKind(top map[string]json.RawMessage, server string) (string, error) {
 		if layers || top["config"] != nil {
 			return "", refuse("layers-and-manifests", "manifest", "an index by its media type, an image manifest by its members")
 		}
-		return "", ErrIndex
+		return said, nil
 	case ocispec.MediaTypeImageManifest, mediaTypeDockerManifest:
 		if manifests {
 			return "", refuse("layers-and-manifests", "manifest", "an image manifest by its media type, an index by its members")
 		}
 	case "":
 		if manifests {
-			return "", ErrIndex
+			return ocispec.MediaTypeImageIndex, nil
 		}
 		said = ocispec.MediaTypeImageManifest
 	default:
