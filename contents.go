@@ -11,18 +11,24 @@ import (
 
 // Contents is what a model consists of, and what its signature would list.
 type Contents struct {
-	Target string
-	Pinned string // REPO@DIGEST; "" without a registry or layout
-	Digest string // of the manifest; "" for local files
-	Layout string // how layers are read as files; "" for local files
-	Root   string // OMS root digest, in hex
-	Files  []manifest.Resource
+	Target   string
+	Pinned   string // REPO@DIGEST; "" without a registry or layout
+	Digest   string // of the manifest; "" for local files
+	Index    string // digest of the index it was chosen from; "" without one
+	Platform string // what for, as the index says; "" if it does not
+	Layout   string // how layers are read as files; "" for local files
+	Root     string // OMS root digest, in hex
+	Files    []manifest.Resource
 }
 
 // Digest says which files the layers of the artifact that ref names are. It
 // reads the manifest, and of the layers only archives.
 func (c *Client) Digest(ctx context.Context, ref string, o SignOptions) (*Contents, error) {
-	model, err := c.open(ctx, ref)
+	r, err := oci.ParseReference(ref)
+	if err != nil {
+		return nil, err
+	}
+	model, err := c.openReference(ctx, r, o.Platform)
 	if err != nil {
 		return nil, err
 	}
@@ -30,7 +36,7 @@ func (c *Client) Digest(ctx context.Context, ref string, o SignOptions) (*Conten
 	if err != nil {
 		return nil, err
 	}
-	contents.Pinned = pinned(model.Reference)
+	contents.Pinned, contents.Index, contents.Platform = pinned(model.Reference), indexOf(model), model.Platform
 	return contents, nil
 }
 

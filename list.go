@@ -7,6 +7,7 @@ import (
 
 	"github.com/modelsig/modelsig/bundle"
 	"github.com/modelsig/modelsig/manifest"
+	"github.com/modelsig/modelsig/oci"
 	"github.com/modelsig/modelsig/referrers"
 )
 
@@ -15,6 +16,8 @@ type Listing struct {
 	Reference string // canonical, with the digest
 	Pinned    string // REPO@DIGEST
 	Digest    string
+	Index     string // digest of the index it was chosen from; "" without one
+	Platform  string // what for, as the index says; "" if it does not
 	Referrers []Attached
 	// Incomplete is why there may be more; nil if this is everything.
 	Incomplete error
@@ -43,7 +46,18 @@ type Attached struct {
 // List reads what is attached to the artifact that ref names: kind, signer as
 // claimed, time, size. It authenticates nothing.
 func (c *Client) List(ctx context.Context, ref string) (*Listing, error) {
-	model, err := c.open(ctx, ref)
+	return c.ListPlatform(ctx, ref, "")
+}
+
+// ListPlatform is [Client.List] for the one manifest of an image index that is
+// for platform, as OS/ARCH or OS/ARCH/VARIANT. "": what ref names, which may be
+// the index itself.
+func (c *Client) ListPlatform(ctx context.Context, ref, platform string) (*Listing, error) {
+	r, err := oci.ParseReference(ref)
+	if err != nil {
+		return nil, err
+	}
+	model, err := c.openSubject(ctx, r, platform)
 	if err != nil {
 		return nil, err
 	}
@@ -51,7 +65,7 @@ func (c *Client) List(ctx context.Context, ref string) (*Listing, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &Listing{Reference: model.Reference.String(), Pinned: pinned(model.Reference), Digest: model.Manifest.Descriptor.Digest.String()}
+	out := &Listing{Reference: model.Reference.String(), Pinned: pinned(model.Reference), Digest: model.Manifest.Descriptor.Digest.String(), Index: indexOf(model), Platform: model.Platform}
 	for candidate := range found.Read(ctx) {
 		out.Referrers = append(out.Referrers, attached(candidate))
 	}

@@ -84,8 +84,7 @@ func (l *localModel) sign(ctx context.Context, target string, signer Signer, o S
 	if o.DryRun {
 		return sig, nil
 	}
-	sig, err := signStatements(ctx, signer, sig)
-	if err != nil {
+	if err := signStatements(ctx, signer, sig); err != nil {
 		return nil, err
 	}
 	// What a verifier would not read is no signature.
@@ -352,7 +351,7 @@ func (c *Client) VerifyDirAgainst(ctx context.Context, path, ref string, policy 
 	}
 	ctx, span := c.span(ctx, "Verify", "", path)
 	defer endVerify(span, &result, &err)
-	model, err := c.openReference(ctx, r)
+	model, err := c.openReference(ctx, r, o.Platform)
 	if err != nil {
 		return nil, refusedInput(ref, err)
 	}
@@ -361,7 +360,7 @@ func (c *Client) VerifyDirAgainst(ctx context.Context, path, ref string, policy 
 		return nil, refusedInput(path, err)
 	}
 	defer dir.Close()
-	v := Verification{Target: path, Kind: dirKind(dir), Reference: model.Reference.String(), Pinned: pinned(model.Reference), Digest: model.Manifest.Descriptor.Digest.String()}
+	v := Verification{Target: path, Kind: dirKind(dir), Reference: model.Reference.String(), Pinned: pinned(model.Reference), Digest: model.Manifest.Descriptor.Digest.String(), Index: indexOf(model), Platform: model.Platform}
 	return c.verifyModel(ctx, v, model, local, policy, o)
 }
 

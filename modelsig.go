@@ -139,23 +139,46 @@ func (c *Client) registry() (*oci.Client, error) {
 	return c.client, c.err
 }
 
-// open resolves a reference, once.
-func (c *Client) open(ctx context.Context, ref string) (*oci.Model, error) {
-	r, err := oci.ParseReference(ref)
-	if err != nil {
-		return nil, err
-	}
-	return c.openReference(ctx, r)
+// openReference resolves a reference, once: an artifact or, with platform, the
+// one manifest for it of the index that r names.
+func (c *Client) openReference(ctx context.Context, r oci.Reference, platform string) (*oci.Model, error) {
+	return c.resolve(ctx, r, platform, (*oci.Client).Open)
 }
 
-func (c *Client) openReference(ctx context.Context, r oci.Reference) (_ *oci.Model, err error) {
+// openSubject is openReference for what may be about an index itself.
+func (c *Client) openSubject(ctx context.Context, r oci.Reference, platform string) (*oci.Model, error) {
+	return c.resolve(ctx, r, platform, (*oci.Client).OpenAny)
+}
+
+func (c *Client) resolve(ctx context.Context, r oci.Reference, platform string, open func(*oci.Client, context.Context, oci.Reference) (*oci.Model, error)) (_ *oci.Model, err error) {
 	ctx, span := child(ctx, "resolve")
 	defer end(span, &err)
 	client, err := c.registry()
 	if err != nil {
 		return nil, err
 	}
-	return client.Open(ctx, r)
+	if platform != "" {
+		return client.OpenPlatform(ctx, r, platform)
+	}
+	return open(client, ctx, r)
+}
+
+// open is openSubject for a reference as it was written.
+func (c *Client) open(ctx context.Context, ref string) (*oci.Model, error) {
+	r, err := oci.ParseReference(ref)
+	if err != nil {
+		return nil, err
+	}
+	return c.openSubject(ctx, r, "")
+}
+
+// indexOf is the digest of the index that a model was chosen from; "" if it was
+// named itself.
+func indexOf(m *oci.Model) string {
+	if m.Index == nil {
+		return ""
+	}
+	return m.Index.Digest.String()
 }
 
 // store is where a model's referrers live.

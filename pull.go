@@ -84,7 +84,7 @@ func (c *Client) Pull(ctx context.Context, ref, dir string, policy Policy, o Pul
 		return nil, fmt.Errorf("pull %s: %w", r, err)
 	}
 	defer func() { d.close() }()
-	model, err := c.openReference(ctx, r)
+	model, err := c.openReference(ctx, r, o.Verify.Platform)
 	if err != nil {
 		return nil, refusedInput(ref, err)
 	}

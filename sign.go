@@ -43,6 +43,10 @@ type SignOptions struct {
 	// with "modelsig." are refused.
 	Annotations map[string]string
 
+	// Platform chooses the one manifest of an image index that is for it, as
+	// OS/ARCH or OS/ARCH/VARIANT, and is recorded. "": an index is an error.
+	Platform string
+
 	// Layout refuses an artifact whose layers are read as files in another
 	// way; "": whatever is found is used and recorded.
 	Layout string
@@ -89,6 +93,8 @@ type Signature struct {
 	Target     string   // what was signed, canonical
 	Pinned     string   // REPO@DIGEST; "" without a registry or layout
 	Digest     string   // of the manifest; "" for local files
+	Index      string   // digest of the index it was chosen from; "" without one
+	Platform   string   // what for, as the index says; "" if it does not
 	Layout     string   // how layers were read as files; "" for local files
 	Root       string   // OMS root digest in hex; "" if there is no model signature
 	Files      int      // files in the model signature
@@ -130,7 +136,7 @@ func (c *Client) Sign(ctx context.Context, ref string, signer Signer, o SignOpti
 	}
 	ctx, span := c.span(ctx, "Sign", referenceKind(r), r.String())
 	defer endSign(span, &result, &err)
-	model, err := c.openReference(ctx, r)
+	model, err := c.openReference(ctx, r, o.Platform)
 	if err != nil {
 		return nil, err
 	}
@@ -141,35 +147,58 @@ func (c *Client) Sign(ctx context.Context, ref string, signer Signer, o SignOpti
 	}
 	sig, err := c.signModel(ctx, model, signer, o)
 	if err == nil && r.Digest == "" {
-		sig.Warnings = append(sig.Warnings, fmt.Sprintf("signed by tag: %s now means %s", quoteTag(model.Reference), sig.Digest))
+		means := sig.Digest
+		if sig.Index != "" {
+			means = "the index " + sig.Index
+		}
+		sig.Warnings = append(sig.Warnings, fmt.Sprintf("signed by tag: %s now means %s", quoteTag(r), means))
 	}
 	return sig, err
 }
 
 // signModel signs a model that was resolved.
 func (c *Client) signModel(ctx context.Context, model *oci.Model, signer Signer, o SignOptions) (*Signature, error) {
+	sig, err := c.prepare(ctx, model, o)
+	if err != nil || o.DryRun {
+		return sig, err
+	}
+	if err := c.signPrepared(ctx, model, signer, sig, o); err != nil {
+		return nil, err
+	}
+	if err := keep(ctx, model, sig, o); err != nil {
+		return nil, err
+	}
+	return sig, nil
+}
+
+// prepare builds what will be signed for a model.
+func (c *Client) prepare(ctx context.Context, model *oci.Model, o SignOptions) (*Signature, error) {
 	ref := model.Reference
+	o.Platform = model.Platform // as the index says it, not as it was asked for
 	sig, err := c.statements(ctx, model.Manifest, model, lastSegment(ref.Repository+filepath.ToSlash(ref.Layout+ref.Archive)), ref.Repository, ref.Tag, o)
 	if err != nil {
 		return nil, err
 	}
-	sig.Target, sig.Pinned = ref.String(), pinned(ref)
-	if o.DryRun {
-		return sig, nil
-	}
-	s := store(model)
+	sig.Target, sig.Pinned, sig.Index, sig.Platform = ref.String(), pinned(ref), indexOf(model), model.Platform
+	return sig, nil
+}
+
+// signPrepared signs what prepare built, unless it is there already.
+func (c *Client) signPrepared(ctx context.Context, model *oci.Model, signer Signer, sig *Signature, o SignOptions) error {
 	if !o.NoAttach {
-		if err := c.findOwn(ctx, s, model, signer, sig); err != nil {
-			return nil, err
-		}
-		if sig.Unchanged {
-			return sig, nil
+		if err := c.findOwn(ctx, store(model), model, signer, sig); err != nil || sig.Unchanged {
+			return err
 		}
 	}
-	if sig, err = signStatements(ctx, signer, sig); err != nil || o.NoAttach {
-		return sig, err
+	return signStatements(ctx, signer, sig)
+}
+
+// keep attaches what was signed, where that was asked for.
+func keep(ctx context.Context, model *oci.Model, sig *Signature, o SignOptions) error {
+	if o.NoAttach || sig.Unchanged {
+		return nil
 	}
-	return attach(ctx, s, model, sig)
+	return attach(ctx, store(model), model, sig)
 }
 
 // SignManifest signs a manifest on disk from its digests: no file is hashed
@@ -178,6 +207,9 @@ func (c *Client) signModel(ctx context.Context, model *oci.Model, signer Signer,
 func (c *Client) SignManifest(ctx context.Context, data []byte, name string, signer Signer, o SignOptions) (result *Signature, err error) {
 	ctx, span := c.span(ctx, "Sign", KindManifest, targetName(name))
 	defer endSign(span, &result, &err)
+	if o.Platform != "" {
+		return nil, fmt.Errorf("sign %s: a platform is chosen from an index in a registry or layout", targetName(name))
+	}
 	m, err := oci.ParseManifest(data, "")
 	if err != nil {
 		return nil, fmt.Errorf("sign %s: %w", targetName(name), err)
@@ -191,7 +223,10 @@ func (c *Client) SignManifest(ctx context.Context, data []byte, name string, sig
 	if o.DryRun {
 		return sig, nil
 	}
-	return signStatements(ctx, signer, sig)
+	if err := signStatements(ctx, signer, sig); err != nil {
+		return nil, err
+	}
+	return sig, nil
 }
 
 // manifestSubject is the OMS subject of a manifest on disk: its file's name.
@@ -316,6 +351,7 @@ func modelStatement(m *oci.Manifest, files *oci.Files, name, repository, tag str
 		Layout:         files.Layout,
 		Root:           files.Root,
 		PathAnnotation: files.PathAnnotation,
+		Platform:       o.Platform,
 	}.Annotations()
 	if err != nil {
 		return err
@@ -368,7 +404,7 @@ func (sig *Signature) parts() []*Signed {
 }
 
 // signStatements signs all statements with one key or certificate.
-func signStatements(ctx context.Context, signer Signer, sig *Signature) (_ *Signature, err error) {
+func signStatements(ctx context.Context, signer Signer, sig *Signature) (err error) {
 	ctx, span := child(ctx, "sign")
 	defer end(span, &err)
 	var payloads [][]byte
@@ -377,12 +413,12 @@ func signStatements(ctx context.Context, signer Signer, sig *Signature) (_ *Sign
 	}
 	bundles, err := signer.Sign(ctx, payloads...)
 	if err != nil {
-		return nil, fmt.Errorf("sign %s: %w", sig.Target, err)
+		return fmt.Errorf("sign %s: %w", sig.Target, err)
 	}
 	for i, part := range sig.parts() {
 		part.Bundle, sig.method = bundles[i].JSON(), bundles[i].Method()
 	}
-	return sig, nil
+	return nil
 }
 
 // checkSize refuses what verify would not read back.
@@ -397,11 +433,11 @@ func (sig *Signature) checkSize() error {
 }
 
 // attach makes the signatures findable, in one update, and records where.
-func attach(ctx context.Context, s referrers.Store, model *oci.Model, sig *Signature) (_ *Signature, err error) {
+func attach(ctx context.Context, s referrers.Store, model *oci.Model, sig *Signature) (err error) {
 	ctx, span := child(ctx, "attach")
 	defer end(span, &err)
 	if err := sig.checkSize(); err != nil {
-		return nil, fmt.Errorf("sign %s: %w", sig.Target, err)
+		return fmt.Errorf("sign %s: %w", sig.Target, err)
 	}
 	now := time.Now().UTC().Truncate(time.Second)
 	var attachments []referrers.Attachment
@@ -414,12 +450,12 @@ func attach(ctx context.Context, s referrers.Store, model *oci.Model, sig *Signa
 	}
 	attached, err := referrers.Attach(ctx, s, model.Manifest.Descriptor, attachments...)
 	if err != nil {
-		return nil, fmt.Errorf("sign %s: %w", sig.Target, err)
+		return fmt.Errorf("sign %s: %w", sig.Target, err)
 	}
 	for i, part := range sig.parts() {
 		part.Referrer = attached[i].Digest.String()
 	}
-	return sig, nil
+	return nil
 }
 
 // findOwn looks whether this signer's signatures are there already. They count
@@ -472,8 +508,8 @@ func (c *Client) findOwn(ctx context.Context, s referrers.Store, model *oci.Mode
 
 // sameStatement reports whether data is this signer's signature of the same
 // statement. Statements are deterministic: the same manifest under the same
-// reading gives the same bytes. Only the tag may differ, by which a model was
-// named at the time.
+// reading gives the same bytes. Only the tag and the platform may differ, by
+// which a model was named at the time.
 func sameStatement(data []byte, own bundle.Verifier, statement []byte) bool {
 	b, err := bundle.Parse(data)
 	if err != nil {
@@ -483,16 +519,16 @@ func sameStatement(data []byte, own bundle.Verifier, statement []byte) bool {
 	if err != nil {
 		return false
 	}
-	there, err := withoutTag(opened.Payload)
+	there, err := unnamed(opened.Payload)
 	if err != nil {
 		return false
 	}
-	wanted, err := withoutTag(statement)
+	wanted, err := unnamed(statement)
 	return err == nil && bytes.Equal(there, wanted)
 }
 
-// withoutTag is a statement of ours but for the recorded tag.
-func withoutTag(payload []byte) ([]byte, error) {
+// unnamed is a statement of ours but for the recorded tag and platform.
+func unnamed(payload []byte) ([]byte, error) {
 	st, err := manifest.ParseStatement(payload)
 	if err != nil {
 		return nil, err
@@ -509,7 +545,7 @@ func withoutTag(payload []byte) ([]byte, error) {
 			if ours, err := binding.Annotations(); err != nil || !bytes.Equal(ours[verify.AnnotationBinding], raw) {
 				return nil, errors.New("not a binding of this version")
 			}
-			binding.Tag = ""
+			binding.Tag, binding.Platform = "", ""
 			untagged, err := binding.Annotations()
 			if err != nil {
 				return nil, err

@@ -33,6 +33,11 @@ type VerifyOptions struct {
 	// in archives.
 	VerifyContent bool
 
+	// Platform chooses the one manifest of an image index that is for it, as
+	// OS/ARCH or OS/ARCH/VARIANT: the verdict is about that one. "": about what
+	// is named, which may be the index itself.
+	Platform string
+
 	// IgnorePaths are local files and folders to leave out, relative to the
 	// model or absolute.
 	IgnorePaths []string
@@ -60,6 +65,8 @@ type Verification struct {
 	Reference string // canonical, with the digest; "" without a registry or layout
 	Pinned    string // REPO@DIGEST; "" without a registry or layout
 	Digest    string // of the manifest that was judged; "" for local files alone
+	Index     string // digest of the index it was chosen from; "" without one
+	Platform  string // what for, as the index says; "" if it does not
 }
 
 // A Denial is a verification that did not end with yes. It wraps ErrRefused
@@ -75,6 +82,8 @@ func (d *Denial) Unwrap() error { return d.Err }
 // Verify decides about the artifact that ref names. A tag is resolved once;
 // the verdict is about that digest, which the result has. No layer is read,
 // unless the options or a statement that names no manifest ask for it.
+// What is said about an index says nothing about its manifests, nor the other
+// way round: see Platform, and [Client.VerifyIndex].
 //
 // No and "could not tell" are a [*Denial]. Failures before there is anything
 // to judge, such as a registry that cannot be reached, are plain errors.
@@ -85,10 +94,15 @@ func (c *Client) Verify(ctx context.Context, ref string, policy Policy, o Verify
 	}
 	ctx, span := c.span(ctx, "Verify", referenceKind(r), r.String())
 	defer endVerify(span, &result, &err)
-	model, err := c.openReference(ctx, r)
+	model, err := c.openSubject(ctx, r, o.Platform)
 	if err != nil {
 		return nil, refusedInput(ref, err)
 	}
+	return c.verifyOpened(ctx, model, policy, o)
+}
+
+// verifyOpened judges what a reference turned out to name.
+func (c *Client) verifyOpened(ctx context.Context, model *oci.Model, policy Policy, o VerifyOptions) (*Verification, error) {
 	return c.verifyModel(ctx, verificationOf(model), model, nil, policy, o)
 }
 
@@ -100,6 +114,8 @@ func verificationOf(model *oci.Model) Verification {
 		Reference: model.Reference.String(),
 		Pinned:    pinned(model.Reference),
 		Digest:    model.Manifest.Descriptor.Digest.String(),
+		Index:     indexOf(model),
+		Platform:  model.Platform,
 	}
 	if model.Layout != nil {
 		v.Kind = KindLayout

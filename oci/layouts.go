@@ -159,7 +159,7 @@ func (m *Manifest) Plan(o FilesOptions) (*Plan, error) {
 		return nil, fmt.Errorf("path annotation %s is neither %q nor %q", quote(o.PathAnnotation), PathTitle, PathFilepath)
 	}
 	if m.IsIndex() {
-		return nil, fmt.Errorf("%w: an index has no layers", ErrUnmapped)
+		return nil, fmt.Errorf("%w: an index has none, and this says nothing about its manifests", ErrUnmapped)
 	}
 	if !slices.ContainsFunc(m.Layers, func(l ocispec.Descriptor) bool { return !isEmptyDescriptor(l) }) {
 		return nil, refuse("no-layers", "layers", "none has content: nothing to sign")
