@@ -42,15 +42,15 @@ func TestSchemasAreClosed(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, bad := range map[string]string{
-		"a member more":                 strings.Replace(good, `"target"`, `"future":1,"target"`, 1),
-		"a member more inside":          strings.Replace(good, `"count"`, `"future":1,"count"`, 1),
-		"a member less":                 strings.Replace(good, `"unchanged":false,`, "", 1),
-		"another type":                  strings.Replace(good, `"unchanged":false`, `"unchanged":0`, 1),
-		"null for a list":               strings.Replace(good, `[]`, `null`, 1),
-		"a schema nobody knows":         strings.Replace(good, `sign/v1`, `sign/v2`, 1),
-		"a result and results":          strings.Replace(good, `"target"`, `"results":[],"target"`, 1),
-		"several results, of which one": `{"schema":"modelsig/sign/v1","results":[{` + one + `]}`,
-		"a member more in a result":     `{"schema":"modelsig/sign/v1","results":[{` + one + `,{"future":1,` + one + `]}`,
+		"a member more":                  strings.Replace(good, `"target"`, `"future":1,"target"`, 1),
+		"a member more inside":           strings.Replace(good, `"count"`, `"future":1,"count"`, 1),
+		"a member less":                  strings.Replace(good, `"unchanged":false,`, "", 1),
+		"another type":                   strings.Replace(good, `"unchanged":false`, `"unchanged":0`, 1),
+		"null for a list":                strings.Replace(good, `[]`, `null`, 1),
+		"a schema nobody knows":          strings.Replace(good, `sign/v1`, `sign/v2`, 1),
+		"a result and results":           strings.Replace(good, `"target"`, `"results":[],"target"`, 1),
+		"several results, of which none": `{"schema":"modelsig/sign/v1","results":[]}`,
+		"a member more in a result":      `{"schema":"modelsig/sign/v1","results":[{` + one + `,{"future":1,` + one + `]}`,
 	} {
 		if bad == good {
 			t.Errorf("%s: nothing was changed", name)

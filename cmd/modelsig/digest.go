@@ -17,6 +17,7 @@ type digestCmd struct {
 	Allow          []string `sep:"none" placeholder:"NAME" help:"Accept an ambiguous input: ${threats}."`
 	PathAnnotation string   `enum:"title,filepath," default:"" help:"Which annotation names a layer's file where both are there and differ (title, filepath)."`
 
+	platformFlag
 	hashFlags
 	registryFlags
 }
@@ -30,6 +31,9 @@ func (d *digestCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
+	if err := d.platformFlag.check(target); err != nil {
+		return err
+	}
 	hashing, err := d.hashing()
 	if err != nil {
 		return err
@@ -40,7 +44,7 @@ func (d *digestCmd) Run(ctx context.Context, a *app) error {
 	}
 	client.Jobs = d.Jobs
 	options := modelsig.SignOptions{
-		Allow: allow, Hashing: hashing, PathAnnotation: d.PathAnnotation, IgnorePaths: d.IgnorePaths,
+		Allow: allow, Hashing: hashing, Platform: d.Platform, PathAnnotation: d.PathAnnotation, IgnorePaths: d.IgnorePaths,
 		IncludeGitPaths: !d.IgnoreGitPaths, AllowSymlinks: d.AllowSymlinks,
 	}
 	var contents *modelsig.Contents
@@ -58,7 +62,7 @@ func (d *digestCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	result := digestJSON{Target: contents.Target, Digest: contents.Digest, Root: "sha256:" + contents.Root, Layout: contents.Layout, Files: []digestFileJSON{}}
+	result := digestJSON{Target: contents.Target, Digest: contents.Digest, Index: contents.Index, Platform: contents.Platform, Root: "sha256:" + contents.Root, Layout: contents.Layout, Files: []digestFileJSON{}}
 	out := &answer{}
 	if d.Files {
 		for _, r := range contents.Files {
@@ -79,11 +83,13 @@ func (d *digestCmd) Run(ctx context.Context, a *app) error {
 
 // digestJSON is schema modelsig/digest/v1.
 type digestJSON struct {
-	Target string           `json:"target"`
-	Digest string           `json:"digest,omitempty"`
-	Root   string           `json:"root"`
-	Layout string           `json:"layout,omitempty"`
-	Files  []digestFileJSON `json:"files"`
+	Target   string           `json:"target"`
+	Digest   string           `json:"digest,omitempty"`
+	Index    string           `json:"index,omitempty"`
+	Platform string           `json:"platform,omitempty"`
+	Root     string           `json:"root"`
+	Layout   string           `json:"layout,omitempty"`
+	Files    []digestFileJSON `json:"files"`
 }
 
 type digestFileJSON struct {

@@ -11,6 +11,7 @@ type listCmd struct {
 	Ref          string `arg:"" help:"REPO:TAG, REPO@DIGEST or oci:PATH:TAG."`
 	MaxReferrers int    `placeholder:"N" help:"Read at most this many referrers (default 1000)."`
 
+	platformFlag
 	registryFlags
 }
 
@@ -27,13 +28,15 @@ func (l *listCmd) Run(ctx context.Context, a *app) error {
 		return errNegativeReferrers
 	}
 	client.MaxReferrers = l.MaxReferrers
-	found, err := client.List(ctx, target.Reference)
+	found, err := client.ListPlatform(ctx, target.Reference, l.Platform)
 	if err != nil {
 		return err
 	}
 	out := &answer{first: fmt.Sprintf("%d referrers (not verified)", len(found.Referrers))}
 	out.add("target", "%s", found.Reference)
-	result := listJSON{Reference: found.Reference, Digest: found.Digest, Complete: found.Incomplete == nil, Referrers: []referrerJSON{}}
+	out.add("index", "%s", found.Index)
+	out.add("platform", "%s", found.Platform)
+	result := listJSON{Reference: found.Reference, Digest: found.Digest, Index: found.Index, Platform: found.Platform, Complete: found.Incomplete == nil, Referrers: []referrerJSON{}}
 	for _, r := range found.Referrers {
 		out.add("referrer", "%s", referrerText(r))
 		result.Referrers = append(result.Referrers, referrerJSON{
@@ -82,6 +85,8 @@ func referrerText(r modelsig.Attached) string {
 type listJSON struct {
 	Reference string         `json:"reference"`
 	Digest    string         `json:"digest"`
+	Index     string         `json:"index,omitempty"`
+	Platform  string         `json:"platform,omitempty"`
 	Complete  bool           `json:"complete"`
 	Problem   string         `json:"problem,omitempty"`
 	Referrers []referrerJSON `json:"referrers"`

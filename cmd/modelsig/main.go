@@ -248,6 +248,8 @@ func hint(err error) string {
 		return "--allow-symlinks follows the links of a Hugging Face cache into its blobs"
 	case errors.Is(err, modelsig.ErrRefused):
 		return ""
+	case errors.Is(err, oci.ErrIndex):
+		return "--platform OS/ARCH takes one of its manifests"
 	case errors.Is(err, http.ErrSchemeMismatch):
 		return "the registry speaks HTTP: --plain-http"
 	}

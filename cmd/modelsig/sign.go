@@ -17,6 +17,7 @@ type signCmd struct {
 	Sigstore    signSigstoreCmd    `cmd:"" default:"withargs" help:"Sign with an identity: keyless, by Sigstore. The method where none is named."`
 
 	signFlags
+	manyFlags
 	modelFlags
 	hashFlags
 	registryFlags
@@ -99,10 +100,11 @@ func (f modelFlags) allowed() (manifest.Allow, error) {
 	return allow, nil
 }
 
-// targets are those given as arguments and with --path.
-func (f modelFlags) targets(args []string) ([]modelsig.Target, error) {
+// targets are those given as arguments and with --path. None is an error,
+// unless allTags are there instead.
+func (f modelFlags) targets(args, allTags []string) ([]modelsig.Target, error) {
 	names := append(append([]string(nil), args...), f.Path...)
-	if len(names) == 0 {
+	if len(names)+len(allTags) == 0 {
 		return nil, errors.New("no target: name a reference, a folder or a file")
 	}
 	targets := make([]modelsig.Target, len(names))
@@ -131,10 +133,18 @@ func (cmd *signKeyCmd) Run(ctx context.Context, a *app, c *cli) error {
 	})
 }
 
-// run signs each target in order, whatever the method: it makes the signer when
-// all that was asked for makes sense.
+// run signs each target, whatever the method: it makes the signer when all that
+// was asked for makes sense.
 func (s *signCmd) run(ctx context.Context, a *app, args []string, method func() (modelsig.Signer, error)) error {
-	targets, err := s.targets(args)
+	targets, err := s.targets(args, s.AllTags)
+	if err != nil {
+		return err
+	}
+	one := ""
+	if s.Signature != "" {
+		one = "--signature"
+	}
+	repositories, err := s.repositories(targets, one)
 	if err != nil {
 		return err
 	}
@@ -146,7 +156,7 @@ func (s *signCmd) run(ctx context.Context, a *app, args []string, method func() 
 	if err != nil {
 		return err
 	}
-	client, err := a.client(s.registryFlags, targets)
+	client, err := a.client(s.registryFlags, slices.Concat(targets, repositories))
 	if err != nil {
 		return err
 	}
@@ -157,7 +167,7 @@ func (s *signCmd) run(ctx context.Context, a *app, args []string, method func() 
 	if s.writesFiles(targets) > 1 {
 		return errors.New("two signatures would go to one file: sign one target at a time, or name --signature for each")
 	}
-	if s.NoAttach && s.Signature == "" && !s.DryRun && slices.ContainsFunc(targets, isArtifact) {
+	if s.NoAttach && s.Signature == "" && !s.DryRun && slices.ContainsFunc(slices.Concat(targets, repositories), isArtifact) {
 		return errors.New("--no-attach without --signature would throw the signatures away")
 	}
 	signer, err := method()
@@ -170,6 +180,7 @@ func (s *signCmd) run(ctx context.Context, a *app, args []string, method func() 
 		NoAttach:        s.NoAttach,
 		DryRun:          s.DryRun,
 		RequireDigest:   s.RequireDigest,
+		Platform:        s.Platform,
 		Annotations:     s.Annotations,
 		Layout:          s.Layout,
 		PathAnnotation:  s.PathAnnotation,
@@ -180,20 +191,81 @@ func (s *signCmd) run(ctx context.Context, a *app, args []string, method func() 
 		IncludeGitPaths: !s.IgnoreGitPaths,
 		AllowSymlinks:   s.AllowSymlinks,
 	}
-	answers := answers[signJSON]{many: len(targets) > 1}
-	for _, t := range targets {
-		sig, file, err := s.one(ctx, a, client, t, signer, options)
-		if err != nil {
-			answers.deny(err)
-			answers.keep(signJSON{Target: t.Name(), DryRun: s.DryRun, Error: err.Error(), Warnings: []string{}})
-			continue
-		}
-		a.warn(sig.Warnings...)
-		if err := answers.add(a, signAnswer(sig, file, s.DryRun), signJSONOf(sig, file, s.DryRun), sig.Pinned); err != nil {
-			return err
+	tagged, err := a.tagged(ctx, client, repositories)
+	if err != nil {
+		return err
+	}
+	targets = append(targets, tagged...)
+	answers := answers[signJSON]{many: s.many(targets)}
+	for _, outcomes := range inOrder(ctx, targets, func(ctx context.Context, t modelsig.Target) []signed {
+		return s.all(ctx, a, client, t, signer, options)
+	}) {
+		for _, o := range outcomes {
+			if err := s.answer(a, &answers, o); err != nil {
+				return err
+			}
 		}
 	}
 	return answers.finish(a, "modelsig/sign/v1")
+}
+
+// signed is what came of one target, or of one manifest of an index.
+type signed struct {
+	modelsig.Outcome[modelsig.Signature]
+	file string // that the signature was written to; "": none
+}
+
+// all signs a target: an index with all its manifests, if that was asked for.
+func (s *signCmd) all(ctx context.Context, a *app, client *modelsig.Client, t modelsig.Target, signer modelsig.Signer, o modelsig.SignOptions) []signed {
+	if s.Recursive {
+		outcomes, err := client.SignIndex(ctx, t.Reference, signer, o)
+		// What is one manifest is all there is of it.
+		if !errors.Is(err, oci.ErrNotIndex) {
+			if err != nil {
+				outcomes = []modelsig.Outcome[modelsig.Signature]{{Target: t.Name(), Err: signHint(err)}}
+			}
+			all := make([]signed, len(outcomes))
+			for i, o := range outcomes {
+				all[i].Outcome = o
+			}
+			return all
+		}
+	}
+	sig, file, err := s.one(ctx, a, client, t, signer, o)
+	if err != nil {
+		sig = nil
+	}
+	return []signed{{modelsig.Outcome[modelsig.Signature]{Target: t.Name(), Result: sig, Err: err}, file}}
+}
+
+// answer says what came of one. An error about the only target is told on
+// stderr alone.
+func (s *signCmd) answer(a *app, answers *answers[signJSON], o signed) error {
+	if o.Err == nil {
+		a.warn(o.Result.Warnings...)
+		return answers.add(a, signAnswer(o.Result, o.file, s.DryRun), signJSONOf(o.Result, o.file, s.DryRun), o.Result.Pinned)
+	}
+	answers.deny(o.Err)
+	result := signJSON{Target: o.Target, DryRun: s.DryRun, Error: o.Err.Error(), Warnings: []string{}}
+	if !answers.many {
+		answers.keep(result)
+		return nil
+	}
+	out := &answer{first: "Signing failed"}
+	out.add("target", "%s", o.Target)
+	out.add("error", "%v", o.Err)
+	return answers.add(a, out, result, "")
+}
+
+// signHint adds what signing can do about an error.
+func signHint(err error) error {
+	switch {
+	case errors.Is(err, oci.ErrUnmapped):
+		return &hinted{err, "--artifact-signature-only signs artifacts of any shape"}
+	case errors.Is(err, oci.ErrIndex):
+		return &hinted{err, "--platform OS/ARCH signs one of its manifests, --recursive the index and all of them"}
+	}
+	return err
 }
 
 // check refuses flags that would do nothing.
@@ -256,11 +328,8 @@ func (s *signCmd) one(ctx context.Context, a *app, client *modelsig.Client, t mo
 	default:
 		sig, err = client.SignDir(ctx, t.Path, signer, o)
 	}
-	if errors.Is(err, oci.ErrUnmapped) {
-		err = &hinted{err, "--artifact-signature-only signs artifacts of any shape"}
-	}
 	if err != nil || s.DryRun || file == "" {
-		return sig, "", err
+		return sig, "", signHint(err)
 	}
 	part := sig.Model
 	if part == nil {
@@ -288,6 +357,8 @@ func signAnswer(sig *modelsig.Signature, file string, dryRun bool) *answer {
 	}
 	out.add("target", "%s", sig.Target)
 	out.add("digest", "%s", sig.Digest)
+	out.add("index", "%s", sig.Index)
+	out.add("platform", "%s", sig.Platform)
 	out.add("layout", "%s", sig.Layout)
 	if sig.Model != nil {
 		out.add("files", "%d (%s)", sig.Files, bytesText(sig.Bytes))
@@ -320,6 +391,8 @@ func signAnswer(sig *modelsig.Signature, file string, dryRun bool) *answer {
 type signJSON struct {
 	Target            string   `json:"target"`
 	Digest            string   `json:"digest,omitempty"`
+	Index             string   `json:"index,omitempty"`
+	Platform          string   `json:"platform,omitempty"`
 	Layout            string   `json:"layout,omitempty"`
 	Root              string   `json:"root,omitempty"`
 	Files             *counted `json:"files,omitempty"`
@@ -343,6 +416,8 @@ func signJSONOf(sig *modelsig.Signature, file string, dryRun bool) signJSON {
 	out := signJSON{
 		Target:        sig.Target,
 		Digest:        sig.Digest,
+		Index:         sig.Index,
+		Platform:      sig.Platform,
 		Layout:        sig.Layout,
 		SignatureFile: file,
 		Unchanged:     sig.Unchanged,

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/modelsig/modelsig"
+	"github.com/modelsig/modelsig/oci"
 	"github.com/modelsig/modelsig/verify"
 )
 
@@ -19,6 +20,7 @@ type verifyCmd struct {
 	Sigstore    verifySigstoreCmd    `cmd:"" default:"withargs" help:"Verify with an identity and a trusted root. The method where none is named."`
 
 	verifyFlags
+	manyFlags
 	modelFlags
 	jobsFlag
 	registryFlags
@@ -64,7 +66,11 @@ func (f *keyPolicyFlags) policy(ctx context.Context, a *app) (modelsig.Policy, e
 // run verifies each target, whatever the method: it makes the policy when all
 // that was asked for makes sense.
 func (v *verifyCmd) run(ctx context.Context, a *app, args []string, method func() (modelsig.Policy, error)) error {
-	targets, err := v.targets(args)
+	targets, err := v.targets(args, v.AllTags)
+	if err != nil {
+		return err
+	}
+	repositories, err := v.repositories(targets)
 	if err != nil {
 		return err
 	}
@@ -72,7 +78,7 @@ func (v *verifyCmd) run(ctx context.Context, a *app, args []string, method func(
 	if err != nil {
 		return err
 	}
-	asked := targets
+	asked := slices.Concat(targets, repositories)
 	if v.Ref != "" {
 		ref, err := modelsig.ParseTarget(v.Ref)
 		if err != nil {
@@ -88,7 +94,7 @@ func (v *verifyCmd) run(ctx context.Context, a *app, args []string, method func(
 		return err
 	}
 	client.MaxReferrers, client.Jobs = v.MaxReferrers, v.Jobs
-	if err := v.check(a, targets); err != nil {
+	if err := v.check(a, slices.Concat(targets, repositories)); err != nil {
 		return err
 	}
 	policy, err := method()
@@ -106,31 +112,90 @@ func (v *verifyCmd) run(ctx context.Context, a *app, args []string, method func(
 	options := modelsig.VerifyOptions{
 		SignatureFile:   v.Signature,
 		SignatureDigest: v.SignatureDigest,
+		Platform:        v.Platform,
 		PathAnnotation:  v.PathAnnotation,
 		VerifyContent:   v.VerifyContent,
 		Allow:           allow,
 		IgnorePaths:     v.IgnorePaths,
 		AllowSymlinks:   v.AllowSymlinks,
 	}
-	answers := answers[verifyJSON]{many: len(targets) > 1}
-	for _, t := range targets {
-		file, result, err := v.one(ctx, a, client, t, policy, options)
-		if err != nil && ctx.Err() != nil {
-			err = context.Cause(ctx)
-		}
-		pinned := ""
-		if err != nil {
-			result = told(t, err)
-			answers.deny(err)
-		} else {
-			pinned = result.Pinned
-		}
-		a.warn(result.Warnings...)
-		if err := answers.add(a, verifyAnswer(result, file), verifyJSONOf(result, file), pinned); err != nil {
-			return err
+	tagged, err := a.tagged(ctx, client, repositories)
+	if err != nil {
+		return err
+	}
+	targets = append(targets, tagged...)
+	answers := answers[verifyJSON]{many: v.many(targets)}
+	for t, outcomes := range inOrder(ctx, targets, func(ctx context.Context, t modelsig.Target) []judged {
+		return v.all(ctx, a, client, t, policy, options)
+	}) {
+		for _, o := range outcomes {
+			if err := v.answer(ctx, a, &answers, t, o); err != nil {
+				return err
+			}
 		}
 	}
 	return answers.finish(a, "modelsig/verify/v1")
+}
+
+// repositories are what --all-tags names.
+func (v *verifyCmd) repositories(targets []modelsig.Target) ([]modelsig.Target, error) {
+	one := ""
+	switch {
+	case v.Signature != "":
+		one = "--signature"
+	case v.SignatureDigest != "":
+		one = "--signature-digest"
+	}
+	if v.Ref != "" {
+		// What --platform chooses is what --ref names.
+		targets = slices.DeleteFunc(slices.Clone(targets), func(modelsig.Target) bool { return v.Platform != "" })
+	}
+	return v.manyFlags.repositories(targets, one)
+}
+
+// judged is what came of one target, or of one manifest of an index.
+type judged struct {
+	modelsig.Outcome[modelsig.Verification]
+	file string // the signature file that was read; "": none
+}
+
+// all judges a target: an index with all its manifests, if that was asked for.
+func (v *verifyCmd) all(ctx context.Context, a *app, client *modelsig.Client, t modelsig.Target, policy modelsig.Policy, o modelsig.VerifyOptions) []judged {
+	if v.Recursive && v.Ref == "" {
+		outcomes, err := client.VerifyIndex(ctx, t.Reference, policy, o)
+		// What is one manifest is all there is of it.
+		if !errors.Is(err, oci.ErrNotIndex) {
+			if err != nil {
+				outcomes = []modelsig.Outcome[modelsig.Verification]{{Target: t.Name(), Err: err}}
+			}
+			all := make([]judged, len(outcomes))
+			for i, o := range outcomes {
+				all[i].Outcome = o
+			}
+			return all
+		}
+	}
+	file, result, err := v.one(ctx, a, client, t, policy, o)
+	return []judged{{modelsig.Outcome[modelsig.Verification]{Target: t.Name(), Result: result, Err: err}, file}}
+}
+
+// answer says what came of one.
+func (v *verifyCmd) answer(ctx context.Context, a *app, answers *answers[verifyJSON], t modelsig.Target, o judged) error {
+	result, err, pinned := o.Result, o.Err, ""
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		if isArtifact(t) {
+			t.Reference = o.Target
+		}
+		result = told(t, err)
+		answers.deny(err)
+	} else {
+		pinned = result.Pinned
+	}
+	a.warn(result.Warnings...)
+	return answers.add(a, verifyAnswer(result, o.file), verifyJSONOf(result, o.file), pinned)
 }
 
 // check refuses flags that would do nothing, or make no sense.
@@ -268,6 +333,8 @@ func verifyAnswer(r *modelsig.Verification, file string) *answer {
 		out.add("reference", "%s", r.Reference)
 	}
 	out.add("digest", "%s", r.Digest)
+	out.add("index", "%s", r.Index)
+	out.add("platform", "%s", r.Platform)
 	out.add("binding", "%s", r.Binding)
 	out.add("layout", "%s", r.Layout)
 	for _, s := range r.Signers {
@@ -355,6 +422,8 @@ type verifyJSON struct {
 	Kind          string       `json:"kind"`
 	Reference     string       `json:"reference,omitempty"`
 	Digest        string       `json:"digest,omitempty"`
+	Index         string       `json:"index,omitempty"`
+	Platform      string       `json:"platform,omitempty"`
 	Layout        string       `json:"layout,omitempty"`
 	Binding       string       `json:"binding,omitempty"`
 	Signers       []signerJSON `json:"signers"`
@@ -399,6 +468,8 @@ func verifyJSONOf(r *modelsig.Verification, file string) verifyJSON {
 		Kind:      r.Kind,
 		Reference: r.Reference,
 		Digest:    r.Digest,
+		Index:     r.Index,
+		Platform:  r.Platform,
 		Layout:    r.Layout,
 		Binding:   string(r.Binding),
 		Signers:   []signerJSON{},
