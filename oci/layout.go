@@ -94,14 +94,19 @@ func (l *Layout) Entries(ctx context.Context) ([]json.RawMessage, error) {
 // must be there before. What others wrote is kept byte for byte.
 func (l *Layout) AddEntries(ctx context.Context, entries ...ocispec.Descriptor) error {
 	err := l.updateIndex(ctx, func(index *layoutIndex) error {
-		for _, entry := range entries {
-			known, err := index.entry(func(d ocispec.Descriptor) bool { return d.Digest == entry.Digest })
+		known := map[digest.Digest]bool{}
+		for i := range index.manifests {
+			desc, err := index.descriptor(i)
 			if err != nil {
 				return err
 			}
-			if known != nil {
+			known[desc.Digest] = true
+		}
+		for _, entry := range entries {
+			if known[entry.Digest] {
 				continue
 			}
+			known[entry.Digest] = true
 			if err := index.append(entry); err != nil {
 				return err
 			}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -41,12 +42,15 @@ type LayoutStore interface {
 // layout is the Store of an image layout.
 type layout struct {
 	files LayoutStore
+	// subjects is what each manifest that was read refers to, "" for nothing:
+	// who lists for every referrer of a model reads each manifest once.
+	subjects sync.Map
 }
 
 // InLayout returns the store of an image layout. A referrer is an entry of
 // index.json whose manifest names the subject, as oras-go writes it; an index
 // called sha256-… (the fallback tag, as copied by other tools) is read as well.
-func InLayout(l LayoutStore) Store { return &layout{l} }
+func InLayout(l LayoutStore) Store { return &layout{files: l} }
 
 func (l *layout) list(ctx context.Context, subject ocispec.Descriptor, limits Limits) ([]Referrer, error) {
 	entries, err := l.files.Entries(ctx)
@@ -93,25 +97,38 @@ func (l *layout) list(ctx context.Context, subject ocispec.Descriptor, limits Li
 		}
 		// Here alone the subject must be known to tell a referrer from the
 		// other manifests, so all of them are read; they are small and near.
-		data, err := l.manifest(ctx, r.Descriptor, maxLayoutManifest)
-		read += int64(len(data))
+		refersTo, n, err := l.subjectOf(ctx, r.Descriptor)
+		read += n
 		if errors.Is(err, ErrUnread) {
 			fault = cmp.Or(fault, fmt.Errorf("%s: entry %s: %w", sourceLayout, r.Descriptor.Digest, err))
 			continue
 		}
-		var m struct {
-			Subject struct {
-				Digest digest.Digest `json:"digest"`
-			} `json:"subject"`
-		}
-		if err != nil || unmarshal(data, &m) != nil {
-			continue // read, and no manifest
-		}
-		if m.Subject.Digest == subject.Digest {
+		if err == nil && refersTo == subject.Digest { // with another error it was read, and is no manifest
 			found = append(found, r)
 		}
 	}
 	return found, fault
+}
+
+// subjectOf is what a manifest refers to, and how many bytes were read for that.
+func (l *layout) subjectOf(ctx context.Context, desc ocispec.Descriptor) (digest.Digest, int64, error) {
+	if known, ok := l.subjects.Load(desc.Digest); ok {
+		return known.(digest.Digest), 0, nil
+	}
+	data, err := l.manifest(ctx, desc, maxLayoutManifest)
+	if err != nil {
+		return "", int64(len(data)), err
+	}
+	var m struct {
+		Subject struct {
+			Digest digest.Digest `json:"digest"`
+		} `json:"subject"`
+	}
+	if err := unmarshal(data, &m); err != nil {
+		return "", int64(len(data)), err
+	}
+	l.subjects.Store(desc.Digest, m.Subject.Digest)
+	return m.Subject.Digest, int64(len(data)), nil
 }
 
 func (l *layout) readIndex(ctx context.Context, desc ocispec.Descriptor, p *pages) error {

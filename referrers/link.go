@@ -28,7 +28,7 @@ func Link(ctx context.Context, s Store, subject ocispec.Descriptor, manifests ..
 	add := make([]referrer, len(manifests))
 	descs := make([]ocispec.Descriptor, len(manifests))
 	for i, data := range manifests {
-		desc, err := describeReferrer(data, subject.Digest)
+		desc, err := Describe(data, subject.Digest)
 		if err != nil {
 			return fail(err)
 		}
@@ -43,9 +43,9 @@ func Link(ctx context.Context, s Store, subject ocispec.Descriptor, manifests ..
 	return descs, nil
 }
 
-// describeReferrer is the entry of a manifest in a listing (distribution-spec
+// Describe is the entry of a manifest that refers to subject in a listing (distribution-spec
 // "Listing Referrers").
-func describeReferrer(data []byte, subject digest.Digest) (ocispec.Descriptor, error) {
+func Describe(data []byte, subject digest.Digest) (ocispec.Descriptor, error) {
 	var m struct {
 		MediaType    string              `json:"mediaType"`
 		ArtifactType string              `json:"artifactType"`
