@@ -180,6 +180,49 @@ func TestAnIndexIsSignedWithAllItsManifests(t *testing.T) { // I01, I02
 	}
 }
 
+func TestAnIndexInALayoutIsSignedWithAllItsManifests(t *testing.T) {
+	client, signer := new(modelsig.Client), newSigner(t)
+	dir := t.TempDir()
+	blob := func(m any) ocispec.Descriptor {
+		t.Helper()
+		data, err := json.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		writeFile(t, dir+"/blobs/sha256/"+digest.FromBytes(data).Encoded(), string(data))
+		return ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromBytes(data), Size: int64(len(data))}
+	}
+	child := blob(tiny())
+	child.Platform = &ocispec.Platform{OS: "linux", Architecture: "amd64"}
+	index := blob(ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{child}})
+	index.MediaType, index.Annotations = ocispec.MediaTypeImageIndex, map[string]string{ocispec.AnnotationRefName: "v1"}
+	writeFile(t, dir+"/oci-layout", `{"imageLayoutVersion":"1.0.0"}`)
+	entries, err := json.Marshal(ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, Manifests: []ocispec.Descriptor{index}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, dir+"/index.json", string(entries))
+
+	ref := "oci:" + dir + ":v1"
+	if outcomes, err := client.SignIndex(t.Context(), ref, signer, modelsig.SignOptions{}); err != nil || len(outcomes) != 2 {
+		t.Fatalf("%+v, %v", outcomes, err)
+	}
+	// The index is the one model still: what was attached does not count.
+	for _, ref := range []string{ref, "oci:" + dir} {
+		judged, err := client.VerifyIndex(t.Context(), ref, trusts(signer), modelsig.VerifyOptions{})
+		if err != nil || len(judged) != 2 {
+			t.Fatalf("%s: %+v, %v", ref, judged, err)
+		}
+		wantVerified(t, judged[0].Result, judged[0].Err, verify.StrengthManifest, 2)
+		wantVerified(t, judged[1].Result, judged[1].Err, verify.StrengthManifest, 1)
+		if judged[1].Result.Kind != modelsig.KindLayout || judged[1].Result.Digest != index.Digest.String() {
+			t.Errorf("%+v", judged[1].Result)
+		}
+	}
+	v, err := client.Verify(t.Context(), ref, trusts(newSigner(t)), modelsig.VerifyOptions{Platform: "linux/amd64"})
+	wantNo(t, v, err, modelsig.ErrRefused, verify.CodeUntrusted)
+}
+
 // All or nothing: a child that has no statement keeps the others from being
 // signed.
 func TestNothingOfAnIndexIsSignedWhereOneManifestCannotBe(t *testing.T) {

@@ -30,6 +30,17 @@
 // digest and end of stream are right; where a connection breaks it asks for the
 // rest. [Model.FetchRest] does the same for a blob whose beginning is there.
 //
+// # Indexes
+//
+// A verdict is about one digest, so [Client.Open] refuses an image index with
+// [ErrIndex]. [Client.OpenPlatform] opens the one child for a platform,
+// [Client.OpenIndex] lists all, and [Client.OpenAny] opens the index as a
+// subject of its own: it has a digest, and signatures may be about it, but no
+// layers. Indexes are read as strictly as manifests. A child must be an image
+// manifest, listed once, and be what the index says: an index inside an index is
+// refused. What stands under unknown/unknown is about the other children, and is
+// never chosen.
+//
 // # Layers and files
 //
 // [Manifest.Files] maps layers to files. The layout "title" is the one that
