@@ -60,7 +60,7 @@ func (f manyFlags) repositories(targets []modelsig.Target, signature string) ([]
 		}
 		repositories[i] = repo
 	}
-	return repositories, f.check(targets...)
+	return repositories, nil
 }
 
 // tagged are the artifacts that the tags of the repositories name. What could

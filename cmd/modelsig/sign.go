@@ -170,6 +170,11 @@ func (s *signCmd) run(ctx context.Context, a *app, args []string, method func() 
 	if s.NoAttach && s.Signature == "" && !s.DryRun && slices.ContainsFunc(slices.Concat(targets, repositories), isArtifact) {
 		return errors.New("--no-attach without --signature would throw the signatures away")
 	}
+	tagged, err := a.tagged(ctx, client, repositories)
+	if err != nil {
+		return err
+	}
+	targets = append(targets, tagged...)
 	signer, err := method()
 	if err != nil {
 		return err
@@ -191,11 +196,6 @@ func (s *signCmd) run(ctx context.Context, a *app, args []string, method func() 
 		IncludeGitPaths: !s.IgnoreGitPaths,
 		AllowSymlinks:   s.AllowSymlinks,
 	}
-	tagged, err := a.tagged(ctx, client, repositories)
-	if err != nil {
-		return err
-	}
-	targets = append(targets, tagged...)
 	answers := answers[signJSON]{many: s.many(targets)}
 	for _, outcomes := range inOrder(ctx, targets, func(ctx context.Context, t modelsig.Target) []signed {
 		return s.all(ctx, a, client, t, signer, options)
@@ -270,6 +270,9 @@ func signHint(err error) error {
 
 // check refuses flags that would do nothing.
 func (s *signCmd) check(a *app, targets []modelsig.Target) error {
+	if err := s.platformFlag.check(targets...); err != nil {
+		return err
+	}
 	if a.Format == formatRef && s.DryRun {
 		return errors.New("--format ref with --dry-run: nothing is signed")
 	}

@@ -97,6 +97,11 @@ func (v *verifyCmd) run(ctx context.Context, a *app, args []string, method func(
 	if err := v.check(a, slices.Concat(targets, repositories)); err != nil {
 		return err
 	}
+	tagged, err := a.tagged(ctx, client, repositories)
+	if err != nil {
+		return err
+	}
+	targets = append(targets, tagged...)
 	policy, err := method()
 	if err != nil {
 		return err
@@ -119,11 +124,6 @@ func (v *verifyCmd) run(ctx context.Context, a *app, args []string, method func(
 		IgnorePaths:     v.IgnorePaths,
 		AllowSymlinks:   v.AllowSymlinks,
 	}
-	tagged, err := a.tagged(ctx, client, repositories)
-	if err != nil {
-		return err
-	}
-	targets = append(targets, tagged...)
 	answers := answers[verifyJSON]{many: v.many(targets)}
 	for t, outcomes := range inOrder(ctx, targets, func(ctx context.Context, t modelsig.Target) []judged {
 		return v.all(ctx, a, client, t, policy, options)
@@ -145,10 +145,6 @@ func (v *verifyCmd) repositories(targets []modelsig.Target) ([]modelsig.Target, 
 		one = "--signature"
 	case v.SignatureDigest != "":
 		one = "--signature-digest"
-	}
-	if v.Ref != "" {
-		// What --platform chooses is what --ref names.
-		targets = slices.DeleteFunc(slices.Clone(targets), func(modelsig.Target) bool { return v.Platform != "" })
 	}
 	return v.manyFlags.repositories(targets, one)
 }
@@ -205,6 +201,11 @@ func (v *verifyCmd) check(a *app, targets []modelsig.Target) error {
 	}
 	if err := v.jobsFlag.check(); err != nil {
 		return err
+	}
+	if v.Ref == "" { // otherwise it chooses what --ref names
+		if err := v.platformFlag.check(targets...); err != nil {
+			return err
+		}
 	}
 	if v.Subset && slices.ContainsFunc(targets, func(t modelsig.Target) bool { return t.Kind != modelsig.KindDir && !t.Guessed }) {
 		return errors.New("--subset is for folders: an artifact has all its layers")
