@@ -14,6 +14,7 @@ type pullCmd struct {
 	Sigstore    pullSigstoreCmd    `cmd:"" default:"withargs" help:"Pull what an identity and a trusted root verify. The method where none is named."`
 
 	pullFlags
+	platformFlag
 	registryFlags
 }
 
@@ -108,6 +109,7 @@ func (p *pullCmd) run(ctx context.Context, a *app, args pullArgs, method func() 
 	pulled, err := client.Pull(ctx, target.Reference, args.Dir, policy, modelsig.PullOptions{
 		Verify: modelsig.VerifyOptions{
 			SignatureFile:   p.Signature,
+			Platform:        p.Platform,
 			SignatureDigest: p.SignatureDigest,
 			PathAnnotation:  p.PathAnnotation,
 			Allow:           allow,
@@ -147,6 +149,8 @@ func pullAnswer(p *modelsig.Pulled, file string) *answer {
 	out.add("target", "%s", v.Target)
 	out.add("directory", "%q", p.Dir)
 	out.add("digest", "%s", v.Digest)
+	out.add("index", "%s", v.Index)
+	out.add("platform", "%s", v.Platform)
 	out.add("binding", "%s", v.Binding)
 	out.add("layout", "%s", v.Layout)
 	for _, s := range v.Signers {
