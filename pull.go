@@ -234,24 +234,39 @@ func (p *pull) leave(err error) error {
 	return fmt.Errorf("%w (%d bytes are kept in %q for the next pull)", err, kept, name)
 }
 
-// write brings all files into the staging folder, and compares them with what
-// is signed.
+// write brings all files into the staging folder.
 func (p *pull) write(ctx context.Context, plan *oci.Plan) error {
 	p.progress = func(int64) {}
 	if counter := p.client.counter(plan.Bytes()); counter != nil {
 		p.progress = counter
 	}
-	// Names of layers that are one file. All else that was kept of an archive
-	// is written anew.
-	kept := map[string]bool{}
-	for _, s := range plan.Sources {
-		if !s.Packed() {
-			kept[s.Name] = true
-		}
-	}
-	if err := p.stage.keep(kept); err != nil {
+	have, err := p.have(ctx, plan)
+	if err != nil {
 		return err
 	}
+	files, err := p.unpack(ctx, plan, have)
+	if len(have) > 0 && errors.Is(err, ErrRefused) {
+		// What an earlier pull wrote down is not what the archives hold, if it
+		// is not the archives that are wrong. Their bytes tell.
+		if err := p.stage.forget(); err != nil {
+			return err
+		}
+		p.pulled.Kept = 0
+		if have, err = p.have(ctx, plan); err != nil {
+			return err
+		}
+		files, err = p.unpack(ctx, plan, have)
+	}
+	if err != nil {
+		return err
+	}
+	p.tell(files)
+	return p.fetch(ctx, plan, files)
+}
+
+// unpack writes the files of archives, and compares all files with what is
+// signed.
+func (p *pull) unpack(ctx context.Context, plan *oci.Plan, have map[int][]record) (*oci.Files, error) {
 	files, err := p.model.Unpack(ctx, plan, oci.UnpackOptions{
 		Jobs:     p.jobs(),
 		Progress: p.progress,
@@ -261,14 +276,78 @@ func (p *pull) write(ctx context.Context, plan *oci.Plan) error {
 			}
 			return p.stage.write(e, e.Executable && p.o.KeepModes, content)
 		},
+		Have: func(s oci.Source) (files []manifest.File, executable []string, ok bool) {
+			records, ok := have[s.Layer]
+			for _, r := range records {
+				files = append(files, manifest.File{Name: r.Name, Size: r.Size, Digest: r.Digest})
+				if r.Executable {
+					executable = append(executable, r.Name)
+				}
+			}
+			return files, executable, ok
+		},
+		Done: func(s oci.Source, files []manifest.File, executable []string) error {
+			err := p.stage.record(s.Descriptor.Digest, files, executable)
+			p.step(fmt.Sprintf("layer %d", s.Layer))
+			return err
+		},
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := p.compare(files); err != nil {
-		return err
+	return files, p.compare(files)
+}
+
+// have finds the archives whose files an earlier pull wrote, all of them, by
+// layer, and removes all that is of no use. Without a signed list of files no
+// archive is skipped: nothing but its bytes says what is in it.
+func (p *pull) have(ctx context.Context, plan *oci.Plan) (map[int][]record, error) {
+	var signed map[string][]byte
+	if list := p.verified.Signed; list != nil && len(p.stage.kept) > 0 {
+		signed = make(map[string][]byte, len(list.Resources))
+		for _, r := range list.Resources {
+			signed[r.Name] = r.Digest
+		}
 	}
-	return p.fetch(ctx, plan, files)
+	found := make([][]record, len(plan.Sources))
+	ok := make([]bool, len(plan.Sources))
+	var group errgroup.Group
+	group.SetLimit(p.jobs())
+	for i, s := range plan.Sources {
+		if s.Packed() && signed != nil {
+			group.Go(func() error {
+				found[i], ok[i] = p.stage.recorded(ctx, s.Descriptor.Digest, signed)
+				return nil
+			})
+		}
+	}
+	_ = group.Wait() // no error: what does not hold is read again
+	if err := ctx.Err(); err != nil {
+		return nil, context.Cause(ctx)
+	}
+	have, keep := map[int][]record{}, map[string]bool{}
+	for i, s := range plan.Sources {
+		switch {
+		case ok[i]:
+			have[s.Layer] = found[i]
+			p.progress(s.Descriptor.Size)
+			for _, r := range found[i] {
+				keep[r.Name] = true
+				p.pulled.Kept += r.Size
+			}
+		case !s.Packed():
+			keep[s.Name] = true
+		}
+	}
+	if err := p.stage.keep(keep); err != nil {
+		return nil, err
+	}
+	for layer, records := range have {
+		if err := p.stage.adopt(layer, records, p.o.KeepModes); err != nil {
+			return nil, err
+		}
+	}
+	return have, nil
 }
 
 func (p *pull) jobs() int {
@@ -288,6 +367,26 @@ func (p *pull) wanted(name string) bool {
 // archives were hashed while they were written, those of other layers have the
 // layers' digests, and will not be written with others.
 func (p *pull) compare(files *oci.Files) error {
+	signed := p.verified.Signed
+	if signed == nil {
+		return nil
+	}
+	if signed.Hashing() != (manifest.Hashing{Type: manifest.SHA256}) {
+		return fmt.Errorf("the files are signed by another hash than sha256 of the whole (%s), and cannot be compared while they are written", signed.Serialization.HashType)
+	}
+	diff := manifest.Compare(signed.Resources, known(files.Files))
+	if diff.Empty() {
+		return nil
+	}
+	report := Report{Verdict: verify.Refused, Reasons: []verify.Reason{{Code: verify.CodeFiles, Message: "the layers do not hold the signed files"}}}
+	report.Files.Changed, report.Files.Missing, report.Files.Extra = diff.Changed, diff.Missing, diff.Extra
+	denied := *p.verified
+	denied.Report = report
+	return &Denial{Verification: &denied, Err: &verify.Error{Report: &report}}
+}
+
+// tell says what the files are.
+func (p *pull) tell(files *oci.Files) {
 	for _, w := range files.Warnings {
 		if w.Code == oci.CodeFileMode && !p.o.KeepModes {
 			continue // no program was made
@@ -305,22 +404,6 @@ func (p *pull) compare(files *oci.Files) error {
 	} else {
 		p.pulled.LeftOut = files.GitFiles
 	}
-	signed := p.verified.Signed
-	if signed == nil {
-		return nil
-	}
-	if signed.Hashing() != (manifest.Hashing{Type: manifest.SHA256}) {
-		return fmt.Errorf("the files are signed by another hash than sha256 of the whole (%s), and cannot be compared while they are written", signed.Serialization.HashType)
-	}
-	diff := manifest.Compare(signed.Resources, known(files.Files))
-	if diff.Empty() {
-		return nil
-	}
-	report := Report{Verdict: verify.Refused, Reasons: []verify.Reason{{Code: verify.CodeFiles, Message: "the layers do not hold the signed files"}}}
-	report.Files.Changed, report.Files.Missing, report.Files.Extra = diff.Changed, diff.Missing, diff.Extra
-	denied := *p.verified
-	denied.Report = report
-	return &Denial{Verification: &denied, Err: &verify.Error{Report: &report}}
 }
 
 // A blob is a layer that is one file, under one name or several.
@@ -350,7 +433,7 @@ func (p *pull) fetch(ctx context.Context, plan *oci.Plan, files *oci.Files) erro
 		})
 	}
 	err := group.Wait()
-	p.pulled.Kept = kept.Load()
+	p.pulled.Kept += kept.Load()
 	return err
 }
 

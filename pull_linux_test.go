@@ -18,6 +18,7 @@ import (
 	"testing"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 
 	"github.com/modelsig/modelsig"
@@ -397,6 +398,95 @@ func TestPullIntoAMountPoint(t *testing.T) {
 				t.Errorf("something is left: %s", out)
 			}
 			wantAlone(t, parent, "out")
+		})
+	}
+}
+
+// Archives that were read to their end are not read again, if a signature lists
+// the files in them, and they are still there.
+func TestPullGoesOnAfterAnArchive(t *testing.T) {
+	r, signer := newRegistry(t), newSigner(t)
+	want := map[string]string{}
+	var layers []ocispec.Descriptor
+	var tars []string
+	for _, name := range []string{"a", "b", "c"} {
+		files := map[string]string{name + "/x.bin": strings.Repeat(name, 1000), name + "/run.py": name}
+		maps.Copy(want, files)
+		content := tarFolder(t, map[string]int64{name + "/run.py": 0o755}, files)
+		tars = append(tars, content)
+		layers = append(layers, folderLayer(name, content))
+		r.putBlob(t, "acme/packed", content)
+		r.putBlob(t, "acme/alone", content)
+	}
+	r.put(t, "acme/packed", "v1", image(layers...))
+	r.put(t, "acme/alone", "v1", image(layers...))
+	mustSign(t, new(modelsig.Client), r.host+"/acme/packed:v1", signer, modelsig.SignOptions{})
+	mustSign(t, new(modelsig.Client), r.host+"/acme/alone:v1", signer, modelsig.SignOptions{ArtifactOnly: true})
+	layerA := func(staging string) string {
+		return filepath.Join(staging, "layers", digest.FromString(tars[0]).Encoded())
+	}
+	for _, tt := range []struct {
+		name   string
+		ref    string
+		change func(t *testing.T, staging string)
+		again  bool // the first layer is read again
+	}{
+		{"all is there", "packed", nil, false},
+		{"no list of files is signed", "alone", nil, true},
+		{"a file changed", "packed", func(t *testing.T, s string) { writeFile(t, filepath.Join(s, "files/a/run.py"), "b") }, true},
+		{"a file is gone", "packed", func(t *testing.T, s string) { must(t, os.Remove(filepath.Join(s, "files/a/run.py"))) }, true},
+		{"a file changed, and what is written down of it", "packed", func(t *testing.T, s string) {
+			writeFile(t, filepath.Join(s, "files/a/run.py"), "b")
+			data, err := os.ReadFile(layerA(s))
+			must(t, err)
+			var records []map[string]any
+			must(t, json.Unmarshal(data, &records))
+			for _, r := range records {
+				if r["Name"] == "a/run.py" {
+					r["Digest"] = sum("b")
+				}
+			}
+			data, err = json.Marshal(records)
+			must(t, err)
+			must(t, os.WriteFile(layerA(s), data, 0o600))
+		}, true},
+		{"a file more", "packed", func(t *testing.T, s string) { writeFile(t, filepath.Join(s, "files/a/evil.py"), "x") }, false},
+		{"what is written down is no JSON", "packed", func(t *testing.T, s string) { must(t, os.WriteFile(layerA(s), []byte("x"), 0o600)) }, true},
+		{"what is written down is of another layer", "packed", func(t *testing.T, s string) { must(t, os.WriteFile(layerA(s), []byte("[]"), 0o600)) }, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			parent := t.TempDir()
+			dir := filepath.Join(parent, "out")
+			ref := r.host + "/acme/" + tt.ref + ":v1"
+			broken := &modelsig.Client{Jobs: 1, Registry: oci.Options{Transport: cutAt(tars[1], 100)}}
+			_, err := broken.Pull(t.Context(), ref, dir, trusts(signer), modelsig.PullOptions{})
+			found := stagings(t, parent)
+			if err == nil || len(found) != 1 {
+				t.Fatalf("error %v, left %q", err, found)
+			}
+			if tt.change != nil {
+				tt.change(t, found[0])
+			}
+			wire := &meter{}
+			client := &modelsig.Client{Registry: oci.Options{Transport: wire}}
+			pulled, err := client.Pull(t.Context(), ref, dir, trusts(signer), modelsig.PullOptions{KeepModes: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			wantTree(t, dir, want)
+			wantAlone(t, parent, "out")
+			for _, name := range []string{"a", "b", "c"} {
+				if info, err := os.Stat(filepath.Join(dir, name, "run.py")); err != nil || info.Mode()&0o100 == 0 {
+					t.Errorf("%s/run.py: %v, %v", name, info.Mode(), err)
+				}
+			}
+			kept := int64(0)
+			if !tt.again {
+				kept = 1001
+			}
+			if n := len(wire.about(digest.FromString(tars[0]).Encoded())); (n > 0) != tt.again || pulled.Kept != kept {
+				t.Errorf("%d requests for the first layer, kept %d", n, pulled.Kept)
+			}
 		})
 	}
 }

@@ -1,9 +1,12 @@
 package modelsig
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -28,6 +31,7 @@ import (
 //
 //	.DIR.modelsig-<16 hex of the digest>-<16 random hex>/   0700: the staging folder
 //	    files/                                              what DIR will be
+//	    layers/                                             what is in archives that were read
 //	    moving                                              names, while they move up into DIR
 //	    old/                                                what was in DIR
 //
@@ -37,17 +41,18 @@ import (
 // staging folder, and the next pull of the same manifest goes on in it.
 
 const (
-	// stagedFiles, stagedMoving and stagedOld are what a staging folder holds.
+	// stagedFiles to stagedOld are what a staging folder holds.
 	stagedFiles  = "files"
+	stagedLayers = "layers"
 	stagedMoving = "moving"
 	stagedOld    = "old"
 
 	// maxStagedBase is how much of DIR's name is in that of a staging folder,
 	// in bytes, so that the whole stays below the 255 that file systems take.
 	maxStagedBase = 150
-	// maxMoving bounds the list of names in a staging folder, in bytes: as many
-	// as a model has files, and of a common length.
-	maxMoving = 64 << 20
+	// maxRecord bounds a list of files in a staging folder, in bytes: as many as
+	// a model has, with names of a common length.
+	maxRecord = 256 << 20
 	// maxStagings is how many names are tried for a new staging folder. The
 	// second is only needed if another process takes the first for abandoned.
 	maxStagings = 10
@@ -457,10 +462,7 @@ func (s *staging) write(e oci.Entry, executable bool, content io.Reader) error {
 		s.mu.Unlock()
 		return nil
 	}
-	if s.layer == nil {
-		s.layer = map[string]int{}
-	}
-	s.layer[e.Name] = e.Layer
+	s.note(e.Name, e.Layer)
 	var err error
 	if twice {
 		err = s.files.Remove(filepath.FromSlash(e.Name))
@@ -576,10 +578,127 @@ func (s *staging) fetchRest(ctx context.Context, model *oci.Model, desc ocispec.
 		defer rest.Close()
 		err = copyTo(f, &countedReader{rest, progress})
 	}
-	if info, statErr := f.Stat(); err == nil && statErr == nil && executable != (info.Mode()&0o100 != 0) {
-		err = f.Chmod(fileMode(executable)) // the last pull had another --keep-modes
+	if err == nil {
+		err = setMode(f, executable)
 	}
 	return kept, s.finish(f, name, err)
+}
+
+// setMode changes the mode of a kept file where the last pull had another
+// choice of --keep-modes.
+func setMode(f *os.File, executable bool) error {
+	info, err := f.Stat()
+	if err != nil || executable == (info.Mode()&0o100 != 0) {
+		return err
+	}
+	return f.Chmod(fileMode(executable))
+}
+
+// A record is a file of an archive that was read to its end, and held.
+type record struct {
+	Name       string
+	Size       int64
+	Digest     []byte
+	Executable bool
+}
+
+// record writes down what is in an archive, for the next pull.
+func (s *staging) record(layer digest.Digest, files []manifest.File, executable []string) error {
+	programs := map[string]bool{}
+	for _, name := range executable {
+		programs[name] = true
+	}
+	records := make([]record, len(files))
+	for i, f := range files {
+		records[i] = record{f.Name, f.Size, f.Digest, programs[f.Name]}
+	}
+	data, err := json.Marshal(records)
+	if err != nil {
+		return err
+	}
+	err = s.root.Mkdir(stagedLayers, 0o700)
+	if err == nil || errors.Is(err, fs.ErrExist) {
+		err = s.root.WriteFile(path.Join(stagedLayers, layer.Encoded()), data, 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("write down what is in %s: %w", layer, bareError(err))
+	}
+	return nil
+}
+
+// recorded returns what an archive holds if an earlier pull read it, and all of
+// it is still here: each file is signed, and is hashed again. The list itself
+// is nothing but what this user wrote, and is believed in nothing else but which
+// layer the files are from.
+func (s *staging) recorded(ctx context.Context, layer digest.Digest, signed map[string][]byte) ([]record, bool) {
+	name := path.Join(stagedLayers, layer.Encoded())
+	info, err := s.root.Lstat(name)
+	if err != nil || len(signed) == 0 || !isOwnFile(info) || info.Size() > maxRecord {
+		return nil, false
+	}
+	data, err := s.root.ReadFile(name)
+	var records []record
+	if err != nil || json.Unmarshal(data, &records) != nil {
+		return nil, false
+	}
+	for _, r := range records {
+		if !bytes.Equal(signed[r.Name], r.Digest) || s.holds(ctx, r) != nil {
+			return nil, false
+		}
+	}
+	return records, true
+}
+
+// holds returns nil if a kept file is the one that was written down.
+func (s *staging) holds(ctx context.Context, r record) error {
+	if size, ok := s.kept[r.Name]; !ok || size != r.Size {
+		return errOccupied
+	}
+	f, err := s.files.Open(filepath.FromSlash(r.Name))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.CopyBuffer(h, &untilDone{ctx, f}, make([]byte, copyBuffer)); err != nil {
+		return err
+	}
+	if !bytes.Equal(h.Sum(nil), r.Digest) {
+		return errOccupied
+	}
+	return nil
+}
+
+// adopt counts the files of an archive as written by this pull.
+func (s *staging) adopt(layer int, records []record, keepModes bool) error {
+	for _, r := range records {
+		f, err := s.files.Open(filepath.FromSlash(r.Name))
+		if err != nil {
+			return bareError(err)
+		}
+		if err := errors.Join(setMode(f, r.Executable && keepModes), f.Close()); err != nil {
+			return bareError(err)
+		}
+		s.note(r.Name, layer)
+	}
+	return nil
+}
+
+// forget drops what was written down of archives.
+func (s *staging) forget() error {
+	s.layer = nil
+	if err := s.root.RemoveAll(stagedLayers); err != nil {
+		return bareError(err)
+	}
+	return s.walk()
+}
+
+// note says which layer a file is from.
+func (s *staging) note(name string, layer int) {
+	if s.layer == nil {
+		s.layer = map[string]int{}
+	}
+	s.layer[name] = layer
 }
 
 // duplicate writes a file once more under another name.
@@ -808,7 +927,7 @@ func (s *staging) moveBack(root *os.Root) error {
 	if err != nil {
 		return bareError(err)
 	}
-	data, err := io.ReadAll(io.LimitReader(f, maxMoving))
+	data, err := io.ReadAll(io.LimitReader(f, maxRecord))
 	if err = errors.Join(err, f.Close()); err != nil {
 		return bareError(err)
 	}

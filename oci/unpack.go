@@ -55,6 +55,13 @@ type UnpackOptions struct {
 	// it reads is unverified until Unpack returns without an error. nil: files
 	// are hashed, and their content is dropped.
 	Sink func(e Entry, content io.Reader) error
+	// Have is asked before a layer is read that must be: what Done was told of
+	// it once, for a caller who vouches for it. ok is false if it is to be
+	// read. It is called by several goroutines. nil: all are read.
+	Have func(s Source) (files []manifest.File, executable []string, ok bool)
+	// Done is told what a layer was found to hold, when it was read to its end
+	// and held. It is called by several goroutines. nil: nobody is.
+	Done func(s Source, files []manifest.File, executable []string) error
 }
 
 // An Entry is a file inside a layer.
@@ -113,7 +120,7 @@ func (m *Model) unpack(ctx context.Context, p *Plan, o UnpackOptions) (*Files, e
 		}
 		group.Go(func() error {
 			var err error
-			if found[i], err = u.layer(ctx, s); err != nil {
+			if found[i], err = u.known(ctx, s); err != nil {
 				return fmt.Errorf("%s: %w", sourceName(s), err)
 			}
 			return nil
@@ -220,6 +227,20 @@ type unpacker struct {
 	o       UnpackOptions
 	diffIDs map[digest.Digest]digest.Digest
 	entries atomic.Int64 // of all archives
+}
+
+// known is what a layer holds: by Have, or by reading it.
+func (u *unpacker) known(ctx context.Context, s Source) (contents, error) {
+	if s.Packed() && u.o.Have != nil {
+		if files, executable, ok := u.o.Have(s); ok {
+			return contents{files, executable}, nil
+		}
+	}
+	found, err := u.layer(ctx, s)
+	if err == nil && u.o.Done != nil {
+		err = u.o.Done(s, found.files, found.executable)
+	}
+	return found, err
 }
 
 // layer reads one layer to its end.
