@@ -70,7 +70,8 @@ const pullJobs = 4
 // mix: both succeed, or one is refused.
 //
 // A no is a [*Denial], as with Verify, and so is content that is not what was
-// signed. All other errors mean that it could not be done.
+// signed. All other errors mean that it could not be done; one that wraps
+// [ErrOccupied] says what is in the folder instead.
 func (c *Client) Pull(ctx context.Context, ref, dir string, policy Policy, o PullOptions) (pulled *Pulled, err error) {
 	r, err := oci.ParseReference(ref)
 	if err != nil {
@@ -83,7 +84,7 @@ func (c *Client) Pull(ctx context.Context, ref, dir string, policy Policy, o Pul
 	if err != nil {
 		return nil, fmt.Errorf("pull %s: %w", r, err)
 	}
-	defer func() { d.close() }()
+	defer d.close()
 	model, err := c.openReference(ctx, r, o.Verify.Platform)
 	if err != nil {
 		return nil, refusedInput(ref, err)
@@ -95,18 +96,23 @@ func (c *Client) Pull(ctx context.Context, ref, dir string, policy Policy, o Pul
 	p := &pull{client: c, model: model, verified: v, policy: policy, o: o, pulled: &Pulled{Verification: v, Dir: dir}}
 	if d.root != nil && !d.empty {
 		err := p.verifies(ctx)
-		_, differs := errors.AsType[*occupiedError](err)
 		switch {
 		case err == nil:
 			d.sweep(v.digest())
 			return p.pulled, nil
-		case !differs || !o.Overwrite:
+		case !errors.Is(err, ErrOccupied) || !o.Overwrite:
 			return nil, err
 		}
 	}
 	err = p.into(ctx, d)
-	if errors.Is(err, errOccupied) {
+	if errors.Is(err, ErrOccupied) {
 		// Somebody made the folder meanwhile: maybe another pull of this model.
+		// A link is still refused.
+		now, again := openDestination(dir)
+		if again != nil {
+			return nil, fmt.Errorf("pull %s: %w", r, again)
+		}
+		now.close()
 		if err = p.verifies(ctx); err != nil {
 			return nil, err
 		}
@@ -133,12 +139,13 @@ type pull struct {
 func (v *Verification) digest() digest.Digest { return digest.Digest(v.Digest) }
 
 // verifies returns nil if the folder that is there is the model already. One
-// that is not is an [*occupiedError].
+// that is not is [ErrOccupied].
 func (p *pull) verifies(ctx context.Context) error {
 	policy, dir := p.policy, p.pulled.Dir
+	policy.Subset, policy.IgnoreUnsignedFiles, policy.IgnorePaths = false, false, nil
 	local, opened, err := p.client.local(ctx, dir, &policy, VerifyOptions{})
 	if isThreat(err) {
-		return &occupiedError{dir, err}
+		return occupied(dir, err)
 	}
 	if err != nil {
 		return err
@@ -148,7 +155,7 @@ func (p *pull) verifies(ctx context.Context) error {
 	v.Target, v.Kind = dir, KindDir
 	found, err := p.client.verifyModel(ctx, v, p.model, local, policy, p.o.Verify)
 	if errors.Is(err, ErrRefused) {
-		return &occupiedError{dir, err}
+		return occupied(dir, err)
 	}
 	if err != nil {
 		return err
@@ -157,15 +164,10 @@ func (p *pull) verifies(ctx context.Context) error {
 	return nil
 }
 
-// An occupiedError says what is in the folder instead. It is no refusal of the
-// model, and so wraps none: the folder is the caller's.
-type occupiedError struct {
-	dir string
-	err error
-}
-
-func (e *occupiedError) Error() string {
-	return fmt.Sprintf("folder %q exists and is not this model: %v", e.dir, e.err)
+// occupied says what is in the folder instead. It is no refusal of the model,
+// and so wraps none: the folder is the caller's.
+func occupied(dir string, err error) error {
+	return fmt.Errorf("%q: %w: %v", dir, ErrOccupied, err)
 }
 
 // into writes the files, compares them and makes them visible.
@@ -224,7 +226,7 @@ func (p *pull) step(name string) {
 func (p *pull) leave(err error) error {
 	name := p.stage.name
 	kept, walkErr := p.stage.size()
-	if isThreat(err) || errors.Is(err, ErrRefused) || errors.Is(err, errOccupied) || walkErr != nil || kept == 0 {
+	if isThreat(err) || errors.Is(err, ErrRefused) || errors.Is(err, ErrOccupied) || walkErr != nil || kept == 0 {
 		if removed := p.stage.remove(); removed != nil {
 			return fmt.Errorf("%w (and %q could not be removed: %v)", err, name, removed)
 		}

@@ -447,11 +447,16 @@ func TestPullIntoWhatIsThere(t *testing.T) {
 				writeFile(t, filepath.Join(dir, name), content)
 			}
 			_, err := client.Pull(t.Context(), ref, dir, trusts(signer), modelsig.PullOptions{})
-			if err == nil || errors.Is(err, modelsig.ErrRefused) || !strings.Contains(err.Error(), "is not this model") {
+			if !errors.Is(err, modelsig.ErrOccupied) || errors.Is(err, modelsig.ErrRefused) {
 				t.Errorf("error %v", err)
 			}
 			wantTree(t, dir, tt.files)
 			wantAlone(t, parent, "out")
+			generous := trusts(signer)
+			generous.Subset, generous.IgnoreUnsignedFiles, generous.IgnorePaths = true, true, manifest.Ignore{"extra"}
+			if _, err := client.Pull(t.Context(), ref, dir, generous, modelsig.PullOptions{}); !errors.Is(err, modelsig.ErrOccupied) {
+				t.Errorf("with a policy that does not mind: %v", err)
+			}
 			pulled, err := client.Pull(t.Context(), ref, dir, trusts(signer), modelsig.PullOptions{Overwrite: true})
 			if err != nil || pulled.Unchanged || len(pulled.Warnings) != 0 {
 				t.Fatalf("overwrite: %+v, %v", pulled, err)
@@ -483,6 +488,9 @@ func TestPullIntoWhatIsThere(t *testing.T) {
 			if err := os.Symlink(to, filepath.Join(parent, name)); err != nil {
 				t.Fatal(err)
 			}
+		}
+		if _, err := client.Pull(t.Context(), ref, "", trusts(signer), modelsig.PullOptions{}); err == nil {
+			t.Error("no name: no error")
 		}
 		for _, name := range []string{"link", "link/", "dangling", "file", "missing/out"} {
 			if _, err := client.Pull(t.Context(), ref, filepath.Join(parent, name), trusts(signer), modelsig.PullOptions{Overwrite: true}); err == nil {

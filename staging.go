@@ -87,6 +87,9 @@ type destination struct {
 
 // openDestination looks at what is there. It makes nothing.
 func openDestination(dir string) (*destination, error) {
+	if dir == "" {
+		return nil, errors.New("no folder is named") // it would be the one at hand
+	}
 	abs, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, err
@@ -573,7 +576,7 @@ func (s *staging) fetchRest(ctx context.Context, model *oci.Model, desc ocispec.
 		kept += n
 		progress(n)
 	}
-	rest, err := model.FetchRest(ctx, desc, &countedReader{f, count})
+	rest, err := model.FetchRest(ctx, desc, &countedReader{&untilDone{ctx, f}, count})
 	if err == nil {
 		defer rest.Close()
 		err = copyTo(f, &countedReader{rest, progress})
@@ -649,10 +652,13 @@ func (s *staging) recorded(ctx context.Context, layer digest.Digest, signed map[
 	return records, true
 }
 
+// errOther: a kept file is not the one that was written down.
+var errOther = errors.New("another file")
+
 // holds returns nil if a kept file is the one that was written down.
 func (s *staging) holds(ctx context.Context, r record) error {
 	if size, ok := s.kept[r.Name]; !ok || size != r.Size {
-		return errOccupied
+		return errOther
 	}
 	f, err := s.files.Open(filepath.FromSlash(r.Name))
 	if err != nil {
@@ -664,7 +670,7 @@ func (s *staging) holds(ctx context.Context, r record) error {
 		return err
 	}
 	if !bytes.Equal(h.Sum(nil), r.Digest) {
-		return errOccupied
+		return errOther
 	}
 	return nil
 }
@@ -788,8 +794,9 @@ func syncFolder(root *os.Root, name string) error {
 	return nil
 }
 
-// errOccupied: something is where the folder should be.
-var errOccupied = errors.New("it exists")
+// ErrOccupied is wrapped by errors of [Client.Pull] about a folder that is there
+// and is not the model.
+var ErrOccupied = errors.New("the folder exists, and is not this model")
 
 // publish makes what was staged visible.
 func (s *staging) publish(d *destination, overwrite bool, step func(string)) error {
@@ -806,7 +813,7 @@ func (s *staging) publish(d *destination, overwrite bool, step func(string)) err
 	default:
 		err := renameNew(s.root, stagedFiles, d.parent, d.base)
 		if errors.Is(err, fs.ErrExist) {
-			return errOccupied
+			return ErrOccupied
 		}
 		if err != nil {
 			return bareError(err)
@@ -841,31 +848,30 @@ func (s *staging) moveUp(d *destination, overwrite bool, step func(string)) erro
 	there = slices.DeleteFunc(there, d.isStaging)
 	if len(there) > 0 {
 		if !overwrite {
-			return errOccupied
+			return ErrOccupied
 		}
 		return s.replace(d, names, there, step)
 	}
 	if err := s.recordMove(names); err != nil {
 		return err
 	}
-	defer s.root.Remove(stagedMoving) // done, or undone
+	var failed error
 	for i, name := range names {
 		step("move " + name)
-		err := renameNew(s.files, name, d.root, name)
-		if err == nil {
+		if failed = renameNew(s.files, name, d.root, name); failed == nil {
 			continue
 		}
-		for _, moved := range names[:i] { // nothing, or all
-			if undo := renameNew(d.root, moved, s.files, moved); undo != nil {
-				return fmt.Errorf("take back %s: %w", strconv.Quote(moved), undo)
+		for _, moved := range names[:i] { // all, or nothing
+			if err := renameNew(d.root, moved, s.files, moved); err != nil {
+				return fmt.Errorf("take back %s: %w", strconv.Quote(moved), bareError(err))
 			}
 		}
-		if errors.Is(err, fs.ErrExist) {
-			return errOccupied
-		}
-		return bareError(err)
+		break
 	}
-	return nil
+	if errors.Is(failed, fs.ErrExist) {
+		failed = ErrOccupied
+	}
+	return errors.Join(bareError(failed), bareError(s.root.Remove(stagedMoving)))
 }
 
 // replace is moveUp into a folder that has something in it. It is no single

@@ -251,6 +251,8 @@ func hint(err error) string {
 		return ""
 	case errors.Is(err, oci.ErrIndex):
 		return "--platform OS/ARCH takes one of its manifests"
+	case errors.Is(err, modelsig.ErrOccupied):
+		return "--overwrite replaces all that is in it"
 	case errors.Is(err, http.ErrSchemeMismatch):
 		return "the registry speaks HTTP: --plain-http"
 	}
