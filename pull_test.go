@@ -554,6 +554,59 @@ func TestPullReplacesNothingThatAppears(t *testing.T) {
 	})
 }
 
+func TestPullTakesBackWhatItMoved(t *testing.T) {
+	r, signer := newRegistry(t), newSigner(t)
+	ref := r.host + "/acme/tiny:v1"
+	pushSigned(t, ref, pullFiles, signer)
+	parent := t.TempDir()
+	dir := filepath.Join(parent, "out")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	client := new(modelsig.Client)
+	client.SetStep(func(step string) {
+		if step == "move empty" { // two are there by now
+			wantAlone(t, dir, append([]string{"again", "config.json"}, baseNames(stagings(t, dir))...)...)
+			writeFile(t, filepath.Join(dir, "weights/mine"), "x")
+		}
+	})
+	if _, err := client.Pull(t.Context(), ref, dir, trusts(signer), modelsig.PullOptions{}); !errors.Is(err, modelsig.ErrOccupied) {
+		t.Errorf("error %v", err)
+	}
+	wantTree(t, dir, map[string]string{"weights/mine": "x"})
+	wantAlone(t, dir, "weights")
+}
+
+func baseNames(paths []string) []string {
+	var out []string
+	for _, p := range paths {
+		out = append(out, filepath.Base(p))
+	}
+	return out
+}
+
+// A link to a folder that has the model is no folder that has it.
+func TestPullRefusesALinkThatAppears(t *testing.T) {
+	r, signer := newRegistry(t), newSigner(t)
+	ref := r.host + "/acme/tiny:v1"
+	pushSigned(t, ref, tinyFiles, signer)
+	parent, elsewhere := t.TempDir(), writeModel(t, tinyFiles)
+	dir := filepath.Join(parent, "out")
+	client := new(modelsig.Client)
+	client.SetStep(func(step string) {
+		if step == "synced" {
+			if err := os.Symlink(elsewhere, dir); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	if pulled, err := client.Pull(t.Context(), ref, dir, trusts(signer), modelsig.PullOptions{}); err == nil {
+		t.Errorf("%+v", pulled)
+	}
+	wantAlone(t, parent, "out")
+	wantTree(t, elsewhere, tinyFiles)
+}
+
 // A faulty transport breaks off what it is told to.
 type faulty struct {
 	requests atomic.Int64
