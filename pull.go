@@ -108,6 +108,7 @@ func (c *Client) Pull(ctx context.Context, ref, dir string, policy Policy, o Pul
 	if errors.Is(err, ErrOccupied) {
 		// Somebody made the folder meanwhile: maybe another pull of this model.
 		// A link is still refused.
+		d.unlock()
 		now, again := openDestination(dir)
 		if again != nil {
 			return nil, fmt.Errorf("pull %s: %w", r, again)

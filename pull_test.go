@@ -645,7 +645,7 @@ func TestPullWhenTheRegistryStopsAnswering(t *testing.T) {
 	kept := false
 	for last := int64(0); ; last++ {
 		dir := filepath.Join(parent, "out")
-		pulled, err := pull(dir, last)
+		_, err := pull(dir, last)
 		if err == nil {
 			if last < 6 || !kept {
 				t.Errorf("done after %d requests, something kept: %t", last, kept)
@@ -659,7 +659,8 @@ func TestPullWhenTheRegistryStopsAnswering(t *testing.T) {
 		if readTree(t, dir) != nil {
 			t.Fatalf("request %d: there is a folder", last)
 		}
-		if pulled, err = pull(dir, 1000); err != nil {
+		pulled, err := pull(dir, 1000)
+		if err != nil {
 			t.Fatalf("request %d, again: %v", last, err)
 		}
 		kept = kept || pulled.Kept > 0

@@ -74,7 +74,8 @@ func renameUnused(from *os.Root, old string, to *os.Root, name string) error {
 }
 
 // lockFolder takes the advisory lock on a folder, which ends with the handle,
-// and so with the process. It returns errBusy where another has it.
+// and so with the process. It returns errBusy where another has it, and
+// errors.ErrUnsupported where the file system has no locks.
 func lockFolder(root *os.Root) (*os.File, error) {
 	f, err := root.Open(".")
 	if err != nil {
@@ -90,8 +91,11 @@ func lockFolder(root *os.Root) (*os.File, error) {
 		return f, nil
 	}
 	f.Close()
-	if err == unix.EWOULDBLOCK {
+	switch err {
+	case unix.EWOULDBLOCK:
 		return nil, errBusy
+	case unix.ENOSYS, unix.EOPNOTSUPP, unix.ENOLCK, unix.EINVAL:
+		return nil, errors.ErrUnsupported
 	}
 	return nil, os.NewSyscallError("flock", err)
 }
