@@ -339,6 +339,41 @@ func TestPullUnpacksArchives(t *testing.T) {
 	}
 }
 
+// Of two layers of a container image that have a file, the later one counts,
+// whichever is read first.
+func TestPullOfAFileInTwoLayers(t *testing.T) {
+	r, signer, client := newRegistry(t), newSigner(t), new(modelsig.Client)
+	older := tarFolder(t, nil, map[string]string{"models/x": strings.Repeat("old", 1<<20), "models/y": "y"})
+	newer := tarFolder(t, nil, map[string]string{"models/x": "new"})
+	config := rawLayer("", `{"rootfs":{"type":"layers","diff_ids":["`+digest.FromString(older).String()+`","`+digest.FromString(newer).String()+`"]}}`)
+	config.MediaType, config.Annotations = ocispec.MediaTypeImageConfig, nil
+	m := image()
+	m.ArtifactType, m.Config = "", config
+	r.putBlob(t, "acme/car", `{"rootfs":{"type":"layers","diff_ids":["`+digest.FromString(older).String()+`","`+digest.FromString(newer).String()+`"]}}`)
+	for _, content := range []string{older, newer} {
+		l := rawLayer("", content)
+		l.MediaType, l.Annotations = ocispec.MediaTypeImageLayer, nil
+		m.Layers = append(m.Layers, l)
+		r.putBlob(t, "acme/car", content)
+	}
+	r.put(t, "acme/car", "v1", m)
+	ref := r.host + "/acme/car:v1"
+	allow := manifest.Allow{manifest.DuplicateLayer}
+	mustSign(t, client, ref, signer, modelsig.SignOptions{Allow: allow})
+	parent := t.TempDir()
+	_, err := client.Pull(t.Context(), ref, filepath.Join(parent, "out"), trusts(signer), modelsig.PullOptions{})
+	wantNo(t, nil, err, modelsig.ErrRefused, string(manifest.DuplicateLayer))
+	wantAlone(t, parent)
+	for jobs := range 5 {
+		dir := filepath.Join(t.TempDir(), "out")
+		client := &modelsig.Client{Jobs: jobs}
+		if _, err := client.Pull(t.Context(), ref, dir, trusts(signer), modelsig.PullOptions{Verify: modelsig.VerifyOptions{Allow: allow}}); err != nil {
+			t.Fatal(err)
+		}
+		wantTree(t, dir, map[string]string{"x": "new", "y": "y"})
+	}
+}
+
 // umask is what new files do not get.
 func umask(t testing.TB) fs.FileMode {
 	t.Helper()

@@ -604,3 +604,58 @@ func FuzzUnpack(f *testing.F) {
 		}
 	})
 }
+
+// What a caller vouches for is not read, and counts as if it had been.
+func TestUnpackWhatIsKnown(t *testing.T) {
+	a := tarball(t, regular("models/a.py", "a"))
+	b := tarball(t, regular("models/b.bin", "b"))
+	p := packing{mediaType: typeImageTar, config: "application/vnd.oci.image.config.v1+json"}
+	model := p.put(t, a, b)
+	var mu sync.Mutex
+	done := map[int][]manifest.File{}
+	tell := func(s oci.Source, files []manifest.File, _ []string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		done[s.Layer] = files
+		return nil
+	}
+	want, err := unpack(t, model, oci.FilesOptions{}, oci.UnpackOptions{Done: tell})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(done) != 2 || len(done[0]) != 1 || done[0][0].Name != "a.py" {
+		t.Fatalf("told of %+v", done)
+	}
+	first := done[0]
+	clear(done)
+	var read []string
+	got, err := unpack(t, model, oci.FilesOptions{}, oci.UnpackOptions{
+		Jobs: 1,
+		Done: tell,
+		Have: func(s oci.Source) ([]manifest.File, []string, bool) { return first, []string{"a.py"}, s.Layer == 0 },
+		Sink: func(e oci.Entry, _ io.Reader) error {
+			read = append(read, e.Name)
+			return nil
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got.Files) != len(want.Files) || !bytes.Equal(got.Files[0].Digest, want.Files[0].Digest) || !slices.Equal(got.Executable, []string{"a.py"}) {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	if !slices.Equal(read, []string{"b.bin"}) || len(done) != 1 {
+		t.Errorf("read %q, told of %+v", read, done)
+	}
+	// Nobody is told of a layer that does not hold.
+	broken := p.put(t, a, b[:len(b)-1]+"x")
+	clear(done)
+	if _, err := unpack(t, broken, oci.FilesOptions{}, oci.UnpackOptions{Jobs: 1, Done: tell}); err == nil || len(done) != 1 {
+		t.Errorf("error %v, told of %+v", err, done)
+	}
+	failed := errors.New("no room")
+	_, err = unpack(t, model, oci.FilesOptions{}, oci.UnpackOptions{Done: func(oci.Source, []manifest.File, []string) error { return failed }})
+	if !errors.Is(err, failed) {
+		t.Errorf("error %v, want that of Done", err)
+	}
+}
