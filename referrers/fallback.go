@@ -77,10 +77,13 @@ type update struct {
 	own    int
 	has    map[digest.Digest]bool
 
-	// drop is the digest that must not be there; "": none. dropped is the entry
-	// that it had, as it was seen.
-	drop    digest.Digest
+	// drops are the digests that must not be there; nil: none. dropped is the
+	// entry that one had, as it was seen.
+	drops   map[digest.Digest]bool
 	dropped *entry
+	// exact: our own entries must be there with our bytes, not only with their
+	// digest.
+	exact bool
 
 	slowest time.Duration // from the start of a read to the end of its write
 	looked  bool          // the index was read once
@@ -132,7 +135,7 @@ func (r *registry) putInTag(ctx context.Context, subject digest.Digest, entries 
 // tag, and returns it once it is gone to stay; nil: there was none.
 func (r *registry) dropFromTag(ctx context.Context, subject, d digest.Digest) (*entry, error) {
 	u := r.update(subject)
-	u.drop = d
+	u.drops = map[digest.Digest]bool{d: true}
 	v, err := u.look(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("tag %s: %w", fallbackTag(subject), err)
@@ -205,7 +208,7 @@ func mayPass(err error) bool {
 
 // want adds an entry to those that must be there.
 func (u *update) want(e entry) {
-	if !u.has[e.digest] && e.digest != u.drop {
+	if !u.has[e.digest] && !u.drops[e.digest] {
 		u.has[e.digest] = true
 		u.wanted = append(u.wanted, e)
 	}
@@ -218,6 +221,19 @@ func (u *update) forget() {
 	for _, e := range u.wanted {
 		u.has[e.digest] = true
 	}
+}
+
+// unwanted reports whether an entry must not be there.
+func (u *update) unwanted(r Referrer) bool {
+	if r.bad != nil {
+		return false // others' bytes, whatever they are
+	}
+	if u.drops[r.Descriptor.Digest] {
+		return true
+	}
+	return u.exact && slices.ContainsFunc(u.wanted[:u.own], func(w entry) bool {
+		return w.digest == r.Descriptor.Digest && !bytes.Equal(w.raw, r.Raw)
+	})
 }
 
 // isForeign reports whether e is not ours.
@@ -247,13 +263,15 @@ func (u *update) look(ctx context.Context) (*view, error) {
 	if err != nil {
 		return nil, err
 	}
+	v := &view{index: x}
 	there := make(map[digest.Digest]bool, len(p.referrers))
 	for _, r := range p.referrers {
-		if r.bad == nil {
+		if u.unwanted(r) {
+			v.surplus = true
+		} else if r.bad == nil {
 			there[r.Descriptor.Digest] = true
 		}
 	}
-	v := &view{index: x, surplus: there[u.drop]}
 	for _, e := range u.wanted {
 		if !there[e.digest] {
 			v.missing = append(v.missing, e)
@@ -262,7 +280,7 @@ func (u *update) look(ctx context.Context) (*view, error) {
 	for _, r := range p.referrers {
 		switch e := (entry{r.Descriptor.Digest, jsontext.Value(r.Raw)}); {
 		case r.bad != nil:
-		case e.digest == u.drop:
+		case u.drops[e.digest]:
 			u.crowded = u.crowded || u.looked // it came back
 			u.dropped = &e
 		default:
@@ -332,7 +350,7 @@ func (u *update) write(ctx context.Context) error {
 	}
 	data := v.with(raw)
 	if v.surplus {
-		data = v.without(u.drop, raw)
+		data = v.without(u.unwanted, raw)
 	}
 	if int64(len(data)) > u.limits.ListBytes || len(v.entries)+len(v.missing) > u.limits.Entries {
 		return fmt.Errorf("the index would have %d entries in %d bytes, more than would be read again",

@@ -10,7 +10,6 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
-	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -159,12 +158,10 @@ func (x *index) with(entries []jsontext.Value) []byte {
 	return b.Bytes()
 }
 
-// without returns the document without the entries that have digest d, and with
+// without returns the document without the entries that are unwanted, and with
 // others appended. All bytes outside of the list are kept, and so is each entry.
-func (x *index) without(d digest.Digest, others []jsontext.Value) []byte {
-	kept := slices.DeleteFunc(slices.Clone(x.entries), func(raw jsontext.Value) bool {
-		return newReferrer(raw, "").Descriptor.Digest == d
-	})
+func (x *index) without(unwanted func(Referrer) bool, others []jsontext.Value) []byte {
+	kept := slices.DeleteFunc(slices.Clone(x.entries), func(raw jsontext.Value) bool { return unwanted(newReferrer(raw, "")) })
 	var b bytes.Buffer
 	b.Write(x.data[:x.start])
 	b.WriteByte('[')

@@ -156,11 +156,13 @@ type pages struct {
 	source    string
 	limits    Limits
 	read      int64 // bytes
+	count     int   // of pages
 	referrers []Referrer
 }
 
 // add reads one page. What came before a fault counts.
 func (p *pages) add(body io.Reader) (*index, error) {
+	p.count++
 	left := p.limits.ListBytes - p.read
 	data, err := io.ReadAll(io.LimitReader(body, left+1))
 	p.read += int64(len(data))

@@ -46,6 +46,7 @@ type cli struct {
 	Attach   attachCmd   `cmd:"" help:"Attach a bundle that was made elsewhere, if it is about this artifact (not verified)."`
 	Download downloadCmd `cmd:"" help:"Write the attached bundles to files (not verified)."`
 	Copy     copyCmd     `cmd:"" help:"Copy an artifact with all that is attached to it: between registries, layouts and archives."`
+	Doctor   doctorCmd   `cmd:"" help:"Say how what is attached is listed, what is wrong with that, and repair it."`
 	Delete   deleteCmd   `cmd:"" help:"Delete one attached bundle. Models are never deleted."`
 	Digest   digestCmd   `cmd:"" help:"Print the OMS root digest of a model, and its files."`
 	Keygen   keygenCmd   `cmd:"" help:"Make a key pair for signing."`
@@ -128,7 +129,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
 	}
 	ctx, span := a.tracing.start(ctx, kctx.Command())
 	defer func() { a.warn(a.tracing.stop(ctx, span, code)...) }()
-	if c.Format == formatRef && !slices.Contains([]string{"sign", "verify", "pull", "push", "list", "digest", "attach", "download", "copy"}, strings.Fields(kctx.Command())[0]) {
+	if c.Format == formatRef && !slices.Contains([]string{"sign", "verify", "pull", "push", "list", "digest", "attach", "download", "copy", "doctor"}, strings.Fields(kctx.Command())[0]) {
 		return a.fail(ctx, errors.New("--format ref prints REPO@DIGEST, and this command has none"))
 	}
 	work := ctx
