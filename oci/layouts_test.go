@@ -38,8 +38,6 @@ const (
 	typeImageTar = "application/vnd.oci.image.layer.v1.tar"
 )
 
-var imageConfig = `{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"` + digest + `","size":2}`
-
 // A layer that is one file needs no reading, whatever packer it is of.
 func TestLayoutsOfFiles(t *testing.T) {
 	for _, test := range []struct {
