@@ -142,11 +142,11 @@ func TestTheSecondLookComesAfterASlowWriter(t *testing.T) {
 		other   bool          // somebody else adds an entry after our write
 		least   time.Duration
 	}{
-		{"on a quiet registry", 0, 0, false, false, 150 * time.Millisecond},
+		{"on a quiet registry", 0, 0, false, false, 200 * time.Millisecond},
 		{"where others write", 0, 0, false, true, 250 * time.Millisecond},
 		{"four times as late as our own read and write", 38 * time.Millisecond, 0, false, false, 4 * 76 * time.Millisecond},
 		{"where nobody wrote for a while", 0, 250 * time.Millisecond, false, false, 60 * time.Millisecond},
-		{"where nobody wrote for a moment", 0, 249 * time.Millisecond, false, false, 150 * time.Millisecond},
+		{"where nobody wrote for a moment", 0, 249 * time.Millisecond, false, false, 200 * time.Millisecond},
 		{"where others wrote meanwhile", 0, time.Second, true, false, 250 * time.Millisecond},
 		{"where others write after a quiet while", 0, time.Second, false, true, 250 * time.Millisecond},
 		{"four times as late, though nobody wrote for a while", 38 * time.Millisecond, time.Second, false, false, 4 * 76 * time.Millisecond},

@@ -32,7 +32,7 @@ const (
 	// quietSettle is the least time between the two looks where nobody else
 	// was seen to write: longer than a tool takes from read to write beside the
 	// registry, which is some milliseconds.
-	quietSettle = 150 * time.Millisecond
+	quietSettle = 200 * time.Millisecond
 	// watchedSettle is the same where the index has not changed for watchFor
 	// before we wrote: who writes now is alone and has taken that long, or
 	// began just now and is as fast as we are.
