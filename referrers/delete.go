@@ -78,7 +78,7 @@ func (r *registry) delete(ctx context.Context, subject digest.Digest, desc ocisp
 	// fallback tag there is read by nobody, but what can be read of it is put
 	// right.
 	lists := apiErr == nil && listed(api.referrers, []referrer{{desc: desc}})
-	dropped, err := r.dropFromTag(ctx, subject, desc.Digest)
+	dropped, err := r.takeFromTag(ctx, subject, desc.Digest)
 	if err != nil && !lists {
 		return fmt.Errorf("nothing was deleted: %w", err)
 	}
@@ -100,7 +100,7 @@ func (r *registry) delete(ctx context.Context, subject digest.Digest, desc ocisp
 		return nil
 	}
 	// Others who saw the entry may have put it back while the manifest was there.
-	if _, err := r.dropFromTag(ctx, subject, desc.Digest); err != nil {
+	if err := r.keepFromTag(ctx, subject, desc.Digest); err != nil {
 		return fmt.Errorf("its manifest was deleted, it may still be listed: %w", err)
 	}
 	return nil

@@ -131,9 +131,10 @@ func (r *registry) putInTag(ctx context.Context, subject digest.Digest, entries 
 	return u.run(ctx)
 }
 
-// dropFromTag takes the entry with digest d out of the index of the fallback
-// tag, and returns it once it is gone to stay; nil: there was none.
-func (r *registry) dropFromTag(ctx context.Context, subject, d digest.Digest) (*entry, error) {
+// takeFromTag takes the entry with digest d out of the index of the fallback
+// tag, in one write, and returns it; nil: there was none. Who saw it may put it
+// back as long as its manifest is there.
+func (r *registry) takeFromTag(ctx context.Context, subject, d digest.Digest) (*entry, error) {
 	u := r.update(subject)
 	u.drops = map[digest.Digest]bool{d: true}
 	v, err := u.look(ctx)
@@ -141,9 +142,20 @@ func (r *registry) dropFromTag(ctx context.Context, subject, d digest.Digest) (*
 		return nil, fmt.Errorf("tag %s: %w", fallbackTag(subject), err)
 	}
 	if !v.surplus {
-		return nil, nil // nobody guards what nobody saw
+		return nil, nil
 	}
-	return u.dropped, u.run(ctx)
+	if err := u.write(ctx); err != nil && !mayPass(err) {
+		return nil, fmt.Errorf("update tag %s: %w", fallbackTag(subject), err)
+	}
+	return u.dropped, nil
+}
+
+// keepFromTag wants the entry with digest d, whose manifest is gone, to be out
+// of the index, and to stay so.
+func (r *registry) keepFromTag(ctx context.Context, subject, d digest.Digest) error {
+	u := r.update(subject)
+	u.drops = map[digest.Digest]bool{d: true}
+	return u.run(ctx)
 }
 
 func (r *registry) update(subject digest.Digest) *update {

@@ -69,8 +69,10 @@
 // Before an entry of somebody else is put back its manifest is asked for: what
 // is gone was deleted, and stays so. [Delete] therefore takes the entry out of
 // the index, then deletes the manifest, and then looks twice that the entry has
-// not come back. A process that dies in between leaves a signature that is not
-// listed, never an entry without a manifest.
+// not come back: with the manifest there, every writer who saw the entry would
+// put it back. A process that dies in between leaves a signature that is not
+// listed; an entry without its manifest only if another writer put it back in
+// that very moment.
 //
 // An image layout has no such race: its entries are added to index.json, and
 // taken out of it, in one locked act.
