@@ -124,7 +124,7 @@ func Parse(data []byte) (*Bundle, error) {
 	return &Bundle{data: data, wire: wire}, nil
 }
 
-// JSON returns the bytes that were parsed or signed. They must not be changed.
+// JSON returns the bytes that were parsed or signed; nil for a bundle by [ParseSimpleSigning]. They must not be changed.
 func (b *Bundle) JSON() []byte { return b.data }
 
 // Method is the method that the verification material is for: what the bundle claims, not what is proved.
@@ -142,7 +142,7 @@ type Identity struct {
 
 // A Verified is an authenticated payload.
 type Verified struct {
-	// Payload is of type [PayloadType]: a copy of what the bundle holds.
+	// Payload is of type [PayloadType]: a copy of what the bundle holds. Of a bundle by [ParseSimpleSigning] it is of type [SimpleSigningType].
 	Payload []byte
 	Proof
 }
@@ -177,14 +177,14 @@ type Verifier interface {
 }
 
 // Open authenticates b with the first of the verifiers that accepts it. Without verifiers it accepts nothing.
-// Only a DSSE envelope of type [PayloadType] can be opened: message signatures and other payload types approve nothing.
+// Only a DSSE envelope of type [PayloadType], and what [ParseSimpleSigning] read, can be opened: message signatures and other payload types approve nothing.
 // Errors wrap [ErrUntrusted].
 func (b *Bundle) Open(verifiers ...Verifier) (*Verified, error) {
 	envelope := b.wire.Envelope
 	if envelope == nil {
 		return nil, fmt.Errorf("open %s bundle: it has no DSSE envelope (OMS §4): %w", b.Method(), ErrUntrusted)
 	}
-	if envelope.PayloadType != PayloadType {
+	if envelope.PayloadType != PayloadType && !envelope.plain {
 		return nil, fmt.Errorf("open %s bundle: payload type is %s, not %s (OMS §6.7): %w",
 			b.Method(), quote(envelope.PayloadType), PayloadType, ErrUntrusted)
 	}
@@ -244,20 +244,24 @@ func InsecureClaims(data []byte) (*Claims, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
-	c := &Claims{MediaType: wire.MediaType, Method: wire.method(), Signatures: 1}
-	if e := wire.Envelope; e != nil {
+	return wire.claims()
+}
+
+func (w *wireBundle) claims() (c *Claims, err error) {
+	c = &Claims{MediaType: w.MediaType, Method: w.method(), Signatures: 1}
+	if e := w.Envelope; e != nil {
 		c.Signatures, c.PayloadType = len(e.Signatures), e.PayloadType
 		if c.Payload, err = e.Payload.bytes(); err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
 		}
 	}
-	if k := wire.Material.PublicKey; k != nil {
+	if k := w.Material.PublicKey; k != nil {
 		c.Hint = k.Hint
 	}
-	if leaf := wire.leaf(); leaf != nil {
+	if leaf := w.leaf(); leaf != nil {
 		c.readCertificate(leaf)
 	}
-	for _, e := range wire.Material.LogEntries {
+	for _, e := range w.Material.LogEntries {
 		entry := LogEntry{Index: int64(e.LogIndex)}
 		if e.LogID != nil {
 			entry.LogID = hex.EncodeToString(e.LogID.KeyID)
@@ -267,7 +271,7 @@ func InsecureClaims(data []byte) (*Claims, error) {
 		}
 		c.LogEntries = append(c.LogEntries, entry)
 	}
-	if t := wire.Material.Timestamps; t != nil {
+	if t := w.Material.Timestamps; t != nil {
 		c.Timestamps = len(t.RFC3161)
 	}
 	return c, nil

@@ -243,16 +243,19 @@ func notValidAt(leaf *x509.Certificate, t time.Time) error {
 // entity shows a bundle to sigstore-go, with one piece of evidence at a time. It is made from what Parse read: sigstore-go never reads the JSON again.
 type entity struct {
 	verify.BaseSignedEntity
-	leaf     *x509.Certificate
-	envelope *sigbundle.Envelope
-	sig      []byte
-	entries  []*tlog.Entry
-	tokens   [][]byte
+	leaf    *x509.Certificate
+	content verify.SignatureContent
+	sig     []byte
+	entries []*tlog.Entry
+	tokens  [][]byte
 }
 
 func newEntity(leaf *x509.Certificate, envelope *wireEnvelope) *entity {
 	sig := envelope.Signatures[0].Sig
-	return &entity{leaf: leaf, sig: sig, envelope: &sigbundle.Envelope{Envelope: &dsse.Envelope{
+	if envelope.plain {
+		return &entity{leaf: leaf, sig: sig, content: sigbundle.NewMessageSignature(envelope.digest(), protocommon.HashAlgorithm_SHA2_256.String(), sig)}
+	}
+	return &entity{leaf: leaf, sig: sig, content: &sigbundle.Envelope{Envelope: &dsse.Envelope{
 		PayloadType: envelope.PayloadType,
 		Payload:     string(envelope.Payload.text),
 		Signatures:  []dsse.Signature{{Sig: base64.StdEncoding.EncodeToString(sig)}},
@@ -274,7 +277,7 @@ func (e *entity) withToken(token []byte) *entity {
 func (e *entity) VerificationContent() (verify.VerificationContent, error) {
 	return sigbundle.NewCertificate(e.leaf), nil
 }
-func (e *entity) SignatureContent() (verify.SignatureContent, error) { return e.envelope, nil }
+func (e *entity) SignatureContent() (verify.SignatureContent, error) { return e.content, nil }
 func (e *entity) TlogEntries() ([]*tlog.Entry, error)                { return e.entries, nil }
 func (e *entity) Timestamps() ([][]byte, error)                      { return e.tokens, nil }
 

@@ -103,7 +103,7 @@ var errSignature = errors.New("did not make this signature")
 // somebody else is neither decoded as a whole nor copied. Pure Ed25519 alone must have the message in one piece.
 func (k *signingKey) check(envelope *wireEnvelope) error {
 	signature := envelope.Signatures[0].Sig
-	header := paeHeader(envelope.PayloadType, envelope.Payload.size())
+	header := envelope.header()
 	for _, hash := range k.algorithm.accept {
 		if hash == 0 {
 			if len(signature) != ed25519.SignatureSize {

@@ -17,7 +17,7 @@ import (
 // No text is valid in both encodings: they differ in their fifth letter. The payload is encoded where it lies, as in check.
 func (k *signingKey) checkLegacy(envelope *wireEnvelope) error {
 	key, ok := k.key.(*ecdsa.PublicKey)
-	if !ok {
+	if !ok || envelope.plain {
 		return errSignature
 	}
 	h := sha256.New()

@@ -18,6 +18,9 @@ type Signer interface {
 	// Sign signs each payload, as type [PayloadType], with one key or certificate. Each bundle is parsed and opened
 	// with the signer's own verifier before any is returned. It returns as many bundles as there are payloads, or an error.
 	Sign(ctx context.Context, payloads ...[]byte) ([]*Bundle, error)
+	// SignSimple signs a payload of type [SimpleSigningType] in the form that cosign had before bundles. It is opened with the signer's own verifier before it is returned.
+	// An identity needs a log of Rekor v1: the form has no room for what others prove.
+	SignSimple(ctx context.Context, payload []byte) (SimpleSigning, error)
 	// Verifier accepts exactly this signer. One whose certificate is still to be issued (see [NewSigstoreSigner]) asks for it now: hence the context and the error.
 	Verifier(ctx context.Context) (Verifier, error)
 }

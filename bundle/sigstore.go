@@ -270,7 +270,7 @@ func checkPayload(leaf *x509.Certificate, envelope *wireEnvelope) error {
 		return fmt.Errorf("the certificate's key cannot be used: %s", quote(err.Error()))
 	}
 	message := io.MultiReader(
-		strings.NewReader(paeHeader(envelope.PayloadType, envelope.Payload.size())),
+		strings.NewReader(envelope.header()),
 		base64.NewDecoder(base64.StdEncoding.Strict(), bytes.NewReader(envelope.Payload.text)))
 	if err := key.VerifySignature(bytes.NewReader(envelope.Signatures[0].Sig), message); err != nil {
 		return errors.New("the certificate's key did not make this signature")

@@ -96,6 +96,17 @@ type wireEnvelope struct {
 	Payload     payloadText         `json:"payload"`
 	PayloadType string              `json:"payloadType"`
 	Signatures  list[wireSignature] `json:"signatures"`
+
+	// plain says that the payload was signed as it stands, and that this is no DSSE envelope: no JSON says so, see SimpleSigning.
+	plain bool
+}
+
+// header is what was signed before the payload.
+func (e *wireEnvelope) header() string {
+	if e.plain {
+		return ""
+	}
+	return paeHeader(e.PayloadType, e.Payload.size())
 }
 
 type wireSignature struct {

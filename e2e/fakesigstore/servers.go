@@ -29,6 +29,8 @@ import (
 	"github.com/sigstore/rekor/pkg/generated/models"
 	"github.com/sigstore/rekor/pkg/types"
 	dsse "github.com/sigstore/rekor/pkg/types/dsse/v0.0.1"
+	rekord "github.com/sigstore/rekor/pkg/types/hashedrekord"
+	rekordV1 "github.com/sigstore/rekor/pkg/types/hashedrekord/v0.0.1"
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
 	"github.com/sigstore/sigstore/pkg/signature"
 	"github.com/transparency-dev/merkle/rfc6962"
@@ -426,8 +428,12 @@ func (s *Sigstore) logOnce(name string, add func() *Entry) (e *Entry, old bool) 
 // addV1 is the API of Rekor v1 (openapi.yaml of Rekor, createLogEntry), for entries of type dsse.
 func (s *Sigstore) addV1(w http.ResponseWriter, r *http.Request) {
 	proposed, err := models.UnmarshalProposedEntry(io.LimitReader(r.Body, maxRequest), runtime.JSONConsumer())
-	entry := dsse.NewEntry()
+	var entry types.EntryImpl
 	if err == nil {
+		entry = dsse.NewEntry()
+		if proposed.Kind() == rekord.KIND {
+			entry = rekordV1.NewEntry()
+		}
 		err = entry.Unmarshal(proposed) // verifies the signatures
 	}
 	var body []byte
@@ -440,7 +446,7 @@ func (s *Sigstore) addV1(w http.ResponseWriter, r *http.Request) {
 	}
 	const tree = "108e9186e8c5677a" // in hexadecimal, the number that Tree ends with
 	uuid := tree + hex.EncodeToString(rfc6962.DefaultHasher.HashLeaf(body))
-	e, old := s.logOnce(uuid, func() *Entry { return s.Log(body, "dsse", "0.0.1", host(r)+treeID, time.Now()) })
+	e, old := s.logOnce(uuid, func() *Entry { return s.Log(body, proposed.Kind(), "0.0.1", host(r)+treeID, time.Now()) })
 	w.Header().Set("Location", "/api/v1/log/entries/"+uuid)
 	if old {
 		status(w, http.StatusConflict, http.StatusConflict, "an equivalent entry already exists in the transparency log with UUID "+uuid)
