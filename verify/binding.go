@@ -159,16 +159,11 @@ func ArtifactStatement(d ocispec.Descriptor, root, repository, tag string, extra
 		return nil
 	}
 	for name, value := range extra {
-		if name == "" || strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r > '~' }) {
-			return nil, fmt.Errorf("annotation %q: the name is not printable ASCII without spaces", name)
+		err := checkAnnotation(name, value)
+		if err == nil {
+			err = set(name, value)
 		}
-		if strings.HasPrefix(strings.ToLower(name), "modelsig.") {
-			return nil, fmt.Errorf("annotation %q: the name is reserved", name)
-		}
-		if !utf8.ValidString(value) {
-			return nil, fmt.Errorf("annotation %q: the value is not UTF-8", name)
-		}
-		if err := set(name, value); err != nil {
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -191,4 +186,18 @@ func ArtifactStatement(d ocispec.Descriptor, root, repository, tag string, extra
 		PredicateType: PredicateArtifact,
 		Predicate:     json.RawMessage(`{}`),
 	}, nil
+}
+
+// checkAnnotation refuses an annotation of the caller's own that cannot be
+// recorded as it is, or that would look like one of ours.
+func checkAnnotation(name, value string) error {
+	switch {
+	case name == "" || strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r > '~' }):
+		return fmt.Errorf("annotation %q: the name is not printable ASCII without spaces", name)
+	case strings.HasPrefix(strings.ToLower(name), "modelsig."):
+		return fmt.Errorf("annotation %q: the name is reserved", name)
+	case !utf8.ValidString(value):
+		return fmt.Errorf("annotation %q: the value is not UTF-8", name)
+	}
+	return nil
 }

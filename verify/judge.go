@@ -126,16 +126,16 @@ func (j *judge) approves(ctx context.Context, c Candidate) error {
 		}
 		return &refusal{code: code, message: c.Err.Error(), unread: c.Unread}
 	}
-	parsed, err := bundle.Parse(c.Bundle)
-	if err != nil {
-		return refuse(CodeMalformed, "%v", err)
-	}
-	opened, err := parsed.Open(j.policy.Verifiers...)
+	opened, err := j.open(c)
 	switch {
 	case errors.Is(err, bundle.ErrMalformed):
 		return refuse(CodeMalformed, "%v", err)
 	case err != nil:
 		return refuse(CodeUntrusted, "%v", err)
+	}
+	signer := Signer{Identity: opened.Signer, Time: opened.Time, TimeSource: opened.TimeSource, Referrer: c.Referrer}
+	if c.SimpleSigning != nil {
+		return j.simpleSignature(ctx, opened, signer)
 	}
 	st, err := manifest.ParseStatement(opened.Payload)
 	switch {
@@ -144,7 +144,6 @@ func (j *judge) approves(ctx context.Context, c Candidate) error {
 	case err != nil:
 		return refuse(CodeMalformed, "signed statement: %v", err)
 	}
-	signer := Signer{Identity: opened.Signer, Time: opened.Time, TimeSource: opened.TimeSource, Referrer: c.Referrer}
 	switch {
 	case opened.Legacy && st.PredicateType != manifest.PredicateLegacy:
 		return refuse(CodeMalformed, "signed in the encoding of OMS v0.2, which is for predicate type %q only, and this is %q (OMS §11)", manifest.PredicateLegacy, st.PredicateType)
@@ -156,6 +155,21 @@ func (j *judge) approves(ctx context.Context, c Candidate) error {
 		return j.modelSignature(ctx, st, signer)
 	}
 	return refuse(CodeNotApproval, "signed, but its predicate type %q does not approve", st.PredicateType)
+}
+
+// open authenticates a candidate.
+func (j *judge) open(c Candidate) (*bundle.Verified, error) {
+	var parsed *bundle.Bundle
+	var err error
+	if c.SimpleSigning != nil {
+		parsed, err = bundle.ParseSimpleSigning(*c.SimpleSigning)
+	} else {
+		parsed, err = bundle.Parse(c.Bundle)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return parsed.Open(j.policy.Verifiers...)
 }
 
 // artifactSignature judges a statement whose one subject is a manifest.
@@ -186,6 +200,15 @@ func (j *judge) artifactSignature(ctx context.Context, st *manifest.Statement, s
 			return refuse(CodeOtherSubject, "%v", err)
 		}
 	}
+	signer.Repository = textAnnotation(subject, AnnotationRepository)
+	signer.Tag = textAnnotation(subject, AnnotationTag)
+	return j.approveManifest(ctx, signer)
+}
+
+// approveManifest approves the artifact by its manifest's digest, which was
+// signed alone: how its layers are read is for the consumer to say.
+func (j *judge) approveManifest(ctx context.Context, signer Signer) error {
+	a := j.subject.Artifact
 	// A model that names its files in a hostile way is not used, whoever
 	// signed it.
 	againstLocal := j.subject.Local != nil && a.FileName == ""
@@ -212,8 +235,6 @@ func (j *judge) artifactSignature(ctx context.Context, st *manifest.Statement, s
 		return err
 	}
 	signer.Kind = "artifact"
-	signer.Repository = textAnnotation(subject, AnnotationRepository)
-	signer.Tag = textAnnotation(subject, AnnotationTag)
 	j.approve(signer, StrengthManifest)
 	j.artifact = true
 	return nil

@@ -15,7 +15,8 @@
 //     registry, names the manifest in the subject annotation
 //     "modelsig.oci.v1" (see [Binding]).
 //   - https://sigstore.dev/cosign/sign/v1, the artifact signature. Its one
-//     subject is the manifest's digest.
+//     subject is the manifest's digest. What cosign signed before it had
+//     statements, of type "cosign container image signature", counts as one.
 //
 // # Strength
 //
@@ -188,18 +189,24 @@ type Evidence struct {
 	// Candidates yields in the order in which to read; each is read only when
 	// it is asked for. nil: none.
 	Candidates iter.Seq[Candidate]
+	// Older yields what older tools left elsewhere. It is asked only where none
+	// of Candidates was enough: who has a signature of today pays nothing for
+	// it. nil: none.
+	Older iter.Seq[Candidate]
 	// Incomplete is asked after the last candidate: what kept the list from
 	// being whole, nil if nothing did. A nil func means that it was whole.
 	Incomplete func() error
 }
 
-// A Candidate is one bundle, not authenticated.
+// A Candidate is one signature, not authenticated.
 type Candidate struct {
 	// Referrer says where it comes from: a digest, or a path.
 	Referrer string
-	// Bundle is the bundle's JSON; nil if Err is set.
+	// Bundle is the bundle's JSON; nil if Err or SimpleSigning is set.
 	Bundle []byte
-	// Err is why there is no bundle. Unread tells "could not be read" from
+	// SimpleSigning is a signature in cosign's old form; nil: a bundle.
+	SimpleSigning *bundle.SimpleSigning
+	// Err is why there is neither. Unread tells "could not be read" from
 	// "was read, and is not a bundle for this subject".
 	Err    error
 	Unread bool
@@ -353,6 +360,13 @@ func Decide(ctx context.Context, p Policy, s Subject, ev Evidence) (*Report, err
 				after++
 			}
 			if j.enough() && (j.model && j.artifact || after >= moreAfterYes || s.Artifact == nil) {
+				break
+			}
+		}
+	}
+	if ev.Older != nil && !j.enough() && ctx.Err() == nil {
+		for c := range ev.Older {
+			if ctx.Err() != nil || j.candidate(ctx, c) != nil || j.enough() {
 				break
 			}
 		}
