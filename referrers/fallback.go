@@ -5,57 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"net/http"
 	"slices"
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-)
-
-// The protocol is described in the package comment.
-const (
-	// maxWrites bounds how often an index is written in one act. Sixteen
-	// writers at once need a handful each.
-	maxWrites = 32
-	// maxFailures bounds the requests in a row that fail because another
-	// writer may be in the way. With the waits between them it is some seconds.
-	maxFailures = 8
-
-	// backoffUnit is the mean first wait after a lost write: a round trip. It
-	// doubles up to maxBackoff.
-	backoffUnit = 25 * time.Millisecond
-	maxBackoff  = time.Second
-
-	// quietSettle is the least time between the two looks where nobody else
-	// was seen to write: longer than a tool takes from read to write beside the
-	// registry, which is some milliseconds.
-	quietSettle = 200 * time.Millisecond
-	// watchedSettle is the same where the index has not changed for watchFor
-	// before we wrote: who writes now is alone and has taken that long, or
-	// began just now and is as fast as we are.
-	watchedSettle = 60 * time.Millisecond
-	watchFor      = 250 * time.Millisecond
-	// crowdedSettle is the same where others write: they are in each other's
-	// way, and slower than any of them alone.
-	crowdedSettle = 250 * time.Millisecond
-	// settleFactor makes another writer as slow as four times our own slowest
-	// read and write: a registry that is far away, or has much to do, is so for
-	// all.
-	settleFactor = 4
-	// maxSettle keeps one request that hung from costing minutes.
-	maxSettle = 5 * time.Second
-	// settleJitter keeps writers that started together from staying so.
-	settleJitter = 10 * time.Millisecond
-
-	// staleAfter is when what was read is read again before it is written
-	// back: other writers look a second time after watchedSettle.
-	staleAfter = 40 * time.Millisecond
-	// watchEvery is how often the tag is read while our own write hangs: in
-	// time to see what a writer who ends after watchedSettle leaves.
-	watchEvery = 40 * time.Millisecond
 )
 
 // An entry is one entry of the index that can be told from others.
@@ -85,10 +40,8 @@ type update struct {
 	// digest.
 	exact bool
 
-	slowest time.Duration // from the start of a read to the end of its write
-	looked  bool          // the index was read once
-	watched bool          // nobody wrote for a while before this act
-	crowded bool          // somebody else was seen to write during this act
+	looked bool // the index was read once
+	pace
 }
 
 // A sight is what the index of a fallback tag was at one time.
@@ -163,59 +116,10 @@ func (r *registry) update(subject digest.Digest) *update {
 }
 
 func (u *update) run(ctx context.Context) error {
-	if err := u.untilKept(ctx); err != nil {
+	if err := u.untilKept(ctx, u.write, u.right); err != nil {
 		return fmt.Errorf("update tag %s: %w", fallbackTag(u.subject), err)
 	}
 	return nil
-}
-
-func (u *update) untilKept(ctx context.Context) error {
-	failures := 0
-	for n := range maxWrites {
-		if n > 0 {
-			if err := sleep(ctx, backoff(n)); err != nil {
-				return err
-			}
-		}
-		err := u.write(ctx)
-		kept := false
-		if err == nil {
-			kept, err = u.kept(ctx)
-		}
-		switch {
-		case kept:
-			return nil
-		case err == nil:
-			failures = 0
-			u.crowded = true // somebody overwrote it
-		case ctx.Err() != nil || !mayPass(err):
-			return err
-		default:
-			if failures++; failures == maxFailures {
-				return err
-			}
-		}
-	}
-	return fmt.Errorf("after %d writes other writers still overwrite it", maxWrites)
-}
-
-// backoff is the random wait before the write after the nth lost one.
-func backoff(n int) time.Duration {
-	top := min(2*backoffUnit<<min(n-1, 10), maxBackoff)
-	return rand.N(top)
-}
-
-// mayPass reports whether another writer may have been in the way of a request
-// that failed with err: some registries answer 500 to who reads a tag while it
-// is written. For all else the client has waited and tried as long as it makes
-// sense.
-func mayPass(err error) bool {
-	switch statusCode(err) {
-	case http.StatusConflict, http.StatusPreconditionFailed, http.StatusInternalServerError:
-		return true
-	default:
-		return false
-	}
 }
 
 // want adds an entry to those that must be there.
@@ -390,53 +294,16 @@ func (u *update) put(ctx context.Context, data []byte) error {
 		Digest:    digest.FromBytes(data),
 		Size:      int64(len(data)),
 	}
-	watch, stop := context.WithCancel(ctx)
-	defer stop()
-	done := make(chan error, 1)
-	go func() {
-		done <- u.registry.repo.Manifests().PushReference(ctx, desc, bytes.NewReader(data), fallbackTag(u.subject))
-		stop()
-	}()
-	tick := time.NewTicker(watchEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case err := <-done:
-			return err
-		case <-tick.C:
-			// What cannot be seen cannot be put back; the looks that follow
-			// report what is wrong.
-			_, _ = u.look(watch)
-		}
-	}
+	return u.registry.putTag(ctx, fallbackTag(u.subject), desc, data, func(ctx context.Context) {
+		// What cannot be seen cannot be put back; the looks that follow
+		// report what is wrong.
+		_, _ = u.look(ctx)
+	})
 }
 
-// kept reports whether the index has everything wanted and nothing that must
-// not be there, in two looks with the time of a slow writer between them (rule
-// 39).
-func (u *update) kept(ctx context.Context) (bool, error) {
-	for look := range 2 {
-		if look > 0 {
-			if err := sleep(ctx, u.settle()); err != nil {
-				return false, err
-			}
-		}
-		v, err := u.look(ctx)
-		if err != nil || !v.right() {
-			return false, err
-		}
-	}
-	return true, nil
-}
-
-// settle is the time between the two looks.
-func (u *update) settle() time.Duration {
-	least := quietSettle
-	switch {
-	case u.crowded:
-		least = crowdedSettle
-	case u.watched:
-		least = watchedSettle
-	}
-	return min(max(settleFactor*u.slowest, least), maxSettle) + rand.N(settleJitter)
+// right reports whether the index has everything wanted and nothing that must
+// not be there.
+func (u *update) right(ctx context.Context) (bool, error) {
+	v, err := u.look(ctx)
+	return err == nil && v.right(), err
 }
