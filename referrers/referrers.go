@@ -207,6 +207,10 @@ type Store interface {
 	attach(ctx context.Context, subject ocispec.Descriptor, add []referrer) error
 	link(ctx context.Context, subject ocispec.Descriptor, add []referrer) error
 
+	// tagged returns the manifest that a tag names, of at most
+	// maxLayoutManifest bytes. The error wraps errAbsent where there is none.
+	tagged(ctx context.Context, tag string) ([]byte, error)
+
 	// delete makes the referrer with desc's digest unfindable.
 	delete(ctx context.Context, subject digest.Digest, desc ocispec.Descriptor) error
 }
