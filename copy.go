@@ -50,6 +50,7 @@ type Copied struct {
 	Manifests   int   // of the artifact: 1, or an index and its children
 	Referrers   int   // that came along, those of children and of referrers included
 	Foreign     int   // that only the destination has: they were kept
+	OldTags     int   // of cosign, sha256-HEX.sig and the like, that came along
 	Blobs       int   // distinct, whether or not they were there already
 	Bytes       int64 // their size
 	// Verification is the verdict about the source; nil: it was not verified.
@@ -58,7 +59,8 @@ type Copied struct {
 
 // Copy copies the artifact that src names to dst with everything that is
 // attached to it, to its children if it is an index, and to what is attached:
-// byte for byte, whatever it is. Each of the two is a reference to a registry,
+// byte for byte, whatever it is. What cosign kept under old tags of the artifact
+// comes along. Each of the two is a reference to a registry,
 // a layout or an archive (oci-archive:FILE:TAG, which is written anew); dst
 // needs a tag where it is a registry, and no digest.
 //
@@ -107,7 +109,7 @@ func (c *Client) Copy(ctx context.Context, src, dst string, o CopyOptions) (*Cop
 		return nil, fmt.Errorf("copy %s: %w", from, err)
 	}
 	blobs := t.blobs()
-	out.Blobs, out.Manifests = len(blobs), len(t.artifacts)
+	out.Blobs, out.Manifests, out.OldTags = len(blobs), len(t.artifacts), len(t.old)
 	for _, b := range blobs {
 		out.Bytes += b.Size
 	}
@@ -146,6 +148,7 @@ type tree struct {
 	artifacts []*oci.Node                   // the artifact, and the children of an index
 	attached  map[digest.Digest][]*oci.Node // by subject
 	subjects  []*oci.Node                   // of attached, in order of discovery
+	old       []oldTag                      // of artifacts
 }
 
 // gather reads the tree from its root.
@@ -167,7 +170,7 @@ func (t *tree) gather(ctx context.Context, root *oci.Node) error {
 		}
 		level = next
 	}
-	return nil
+	return t.findOldTags(ctx)
 }
 
 func byDigest(a, b *oci.Node) int {
@@ -318,6 +321,9 @@ func (t *tree) toPlace(ctx context.Context, client *oci.Client, to oci.Reference
 			return 0, err
 		}
 	}
+	if err := t.putOldTags(ctx, place, store); err != nil {
+		return 0, err
+	}
 	if foreign, err = t.compare(ctx, store); err != nil {
 		return 0, err
 	}
@@ -349,6 +355,7 @@ func (t *tree) toArchive(ctx context.Context, to oci.Reference, root *oci.Node, 
 			content.Referrers = append(content.Referrers, desc)
 		}
 	}
+	content.Referrers = append(content.Referrers, t.oldEntries()...)
 	return 0, oci.WriteArchive(ctx, to.Archive, content, func(l *oci.Layout) error {
 		_, err := t.compare(ctx, referrers.InLayout(l))
 		return err

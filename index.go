@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 
 	"go.opentelemetry.io/otel/trace"
@@ -39,6 +38,9 @@ func (c *Client) SignIndex(ctx context.Context, ref string, signer Signer, o Sig
 	}
 	if o.RequireDigest && r.Digest == "" {
 		return nil, fmt.Errorf("sign %s: a digest is required (REPO@sha256:…)", r)
+	}
+	if err := wantOldTag(r, o); err != nil {
+		return nil, fmt.Errorf("sign: %w", err)
 	}
 	ctx, span := c.span(ctx, "Sign", referenceKind(r), r.String())
 	var own *Signature
@@ -192,10 +194,6 @@ type Tags struct {
 	LeftOut []string
 }
 
-// aboutManifests is what tags look like that are about a manifest (distribution
-// spec, "Referrers Tag Schema"; cosign's older form).
-var aboutManifests = regexp.MustCompile(`\Asha256-[0-9a-f]{64}(\.(sig|att|sbom))?\z`)
-
 // Tags lists what the tags of a repository, or of an image layout, name. repo is
 // HOST/REPO, oci:PATH or oci-archive:FILE, without a tag or digest. No tag that
 // counts is an error: whoever asks for all does not expect none.
@@ -217,7 +215,7 @@ func (c *Client) Tags(ctx context.Context, repo string) (*Tags, error) {
 	}
 	out := new(Tags)
 	for _, tag := range tags {
-		if aboutManifests.MatchString(tag) {
+		if oci.IsAboutManifest(tag) {
 			out.LeftOut = append(out.LeftOut, tag)
 			continue
 		}

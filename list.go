@@ -3,12 +3,16 @@ package modelsig
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/modelsig/modelsig/bundle"
 	"github.com/modelsig/modelsig/manifest"
 	"github.com/modelsig/modelsig/oci"
 	"github.com/modelsig/modelsig/referrers"
+	"github.com/modelsig/modelsig/verify"
 )
 
 // A Listing is what is attached to an artifact. Nothing in it is verified.
@@ -23,9 +27,10 @@ type Listing struct {
 	Incomplete error
 }
 
-// Attached is one referrer, as it describes itself.
+// Attached is one referrer, as it describes itself, or one signature under
+// cosign's old tag.
 type Attached struct {
-	Digest        string
+	Digest        string // of the manifest; of a signature under the old tag the image's
 	ArtifactType  string
 	PredicateType string // of the statement inside; "" if it is no bundle
 	Kind          string // "model", "artifact", "statement" or "other"
@@ -69,10 +74,15 @@ func (c *Client) ListPlatform(ctx context.Context, ref, platform string) (*Listi
 	for candidate := range found.Read(ctx) {
 		out.Referrers = append(out.Referrers, attached(candidate))
 	}
+	old, err := c.listOld(ctx, model)
+	if err != nil {
+		return nil, err
+	}
+	out.Referrers = append(out.Referrers, old.Referrers...)
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	out.Incomplete = found.Incomplete
+	out.Incomplete = joined(found.Incomplete, old.Incomplete)
 	return out, nil
 }
 
@@ -119,16 +129,7 @@ func attached(c referrers.Candidate) Attached {
 		a.Problem = err.Error()
 		return a
 	}
-	a.Method, a.Signer, a.Issuer = claims.Method, clip(claims.Hint), clip(claims.Issuer)
-	if claims.Subject != "" {
-		a.Signer = clip(claims.Subject)
-	}
-	a.Names, a.LogEntries, a.Timestamps = claims.Names, len(claims.LogEntries), claims.Timestamps
-	for _, e := range claims.LogEntries {
-		if t := e.Time.Format(time.RFC3339); !e.Time.IsZero() && (a.Logged == "" || t < a.Logged) {
-			a.Logged = t
-		}
-	}
+	a.claim(claims)
 	a.Kind = "statement"
 	st, err := manifest.ParseStatement(claims.Payload)
 	switch {
@@ -140,4 +141,55 @@ func attached(c referrers.Candidate) Attached {
 	}
 	a.PredicateType, a.Kind = st.PredicateType, kindOf(st.PredicateType)
 	return a
+}
+
+// claim records who a signature says that it is by.
+func (a *Attached) claim(claims *bundle.Claims) {
+	a.Method, a.Signer, a.Issuer = claims.Method, clip(claims.Hint), clip(claims.Issuer)
+	if claims.Subject != "" {
+		a.Signer = clip(claims.Subject)
+	}
+	a.Names, a.LogEntries, a.Timestamps = claims.Names, len(claims.LogEntries), claims.Timestamps
+	for _, e := range claims.LogEntries {
+		if t := e.Time.Format(time.RFC3339); !e.Time.IsZero() && (a.Logged == "" || t < a.Logged) {
+			a.Logged = t
+		}
+	}
+}
+
+// listOld reads what is under cosign's old tag.
+func (c *Client) listOld(ctx context.Context, model *oci.Model) (*Listing, error) {
+	subject := model.Manifest.Descriptor
+	tag, err := referrers.ReadSigTag(ctx, store(model), subject, c.limits())
+	if err != nil {
+		return nil, err
+	}
+	out := &Listing{Incomplete: tag.Incomplete}
+	for found := range tag.Read(ctx) {
+		a := Attached{Digest: tag.Digest.String(), ArtifactType: bundle.SimpleSigningType, Kind: "other", Size: int64(len(found.Payload)), Source: "tag " + tag.Tag}
+		if err := a.describeOld(found, subject.Digest); err != nil {
+			a.Problem = err.Error()
+		}
+		out.Referrers = append(out.Referrers, a)
+	}
+	return out, nil
+}
+
+func (a *Attached) describeOld(s referrers.SimpleSigning, subject digest.Digest) error {
+	if s.Err != nil {
+		return s.Err
+	}
+	claims, err := bundle.InsecureSimpleSigningClaims(simpleSigning(s))
+	if err != nil {
+		return err
+	}
+	a.claim(claims)
+	named, _, err := verify.ReadSimpleSigning(claims.Payload)
+	if err == nil && named != subject {
+		err = fmt.Errorf("it is about %s", named)
+	}
+	if err == nil {
+		a.Kind = "artifact"
+	}
+	return err
 }

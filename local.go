@@ -58,7 +58,7 @@ func (c *Client) SignFiles(ctx context.Context, name string, files []manifest.Fi
 
 // checkLocal refuses what is for artifacts, before anything is read.
 func checkLocal(target string, o SignOptions) error {
-	if o.ArtifactOnly {
+	if o.ArtifactOnly || o.LegacyTag {
 		return fmt.Errorf("sign %s: an artifact signature is for artifacts in registries and layouts", target)
 	}
 	if len(o.Annotations) > 0 {

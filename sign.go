@@ -31,6 +31,12 @@ type SignOptions struct {
 	// NoAttach signs and attaches nothing; the bundles are in the result.
 	NoAttach bool
 
+	// LegacyTag also signs in the form that cosign had before bundles, under
+	// the tag sha256-HEX.sig: podman, skopeo and CRI-O read nothing else. It
+	// needs a registry, an artifact signature, and for an identity a log of
+	// Rekor v1.
+	LegacyTag bool
+
 	// DryRun says what would be signed: the statements are in the result, and
 	// nothing is signed or attached.
 	DryRun bool
@@ -90,20 +96,21 @@ type SignOptions struct {
 
 // A Signature is what one act of signing made or, with DryRun, would make.
 type Signature struct {
-	Target     string   // what was signed, canonical
-	Pinned     string   // REPO@DIGEST; "" without a registry or layout
-	Digest     string   // of the manifest; "" for local files
-	Index      string   // digest of the index it was chosen from; "" without one
-	Platform   string   // what for, as the index says; "" if it does not
-	Layout     string   // how layers were read as files; "" for local files
-	Root       string   // OMS root digest in hex; "" if there is no model signature
-	Files      int      // files in the model signature
-	Bytes      int64    // their size
-	Model      *Signed  // nil with ArtifactOnly
-	Artifact   *Signed  // nil with ModelOnly, and for local files
-	Unchanged  bool     // both signatures were there and verify: nothing was added
-	Warnings   []string // what a person should know
-	FromDigest bool     // signed from a manifest's digests: no file was hashed
+	Target     string        // what was signed, canonical
+	Pinned     string        // REPO@DIGEST; "" without a registry or layout
+	Digest     string        // of the manifest; "" for local files
+	Index      string        // digest of the index it was chosen from; "" without one
+	Platform   string        // what for, as the index says; "" if it does not
+	Layout     string        // how layers were read as files; "" for local files
+	Root       string        // OMS root digest in hex; "" if there is no model signature
+	Files      int           // files in the model signature
+	Bytes      int64         // their size
+	Model      *Signed       // nil with ArtifactOnly
+	Artifact   *Signed       // nil with ModelOnly, and for local files
+	Old        *OldSignature // nil without LegacyTag
+	Unchanged  bool          // all signatures were there and verify: nothing was added
+	Warnings   []string      // what a person should know
+	FromDigest bool          // signed from a manifest's digests: no file was hashed
 
 	serialization manifest.Serialization // of the model signature, for its span
 	method        string                 // of signing, for the span; "" if nothing was signed
@@ -133,6 +140,9 @@ func (c *Client) Sign(ctx context.Context, ref string, signer Signer, o SignOpti
 	}
 	if o.RequireDigest && r.Digest == "" {
 		return nil, fmt.Errorf("sign %s: a digest is required (REPO@sha256:…)", r)
+	}
+	if err := wantOldTag(r, o); err != nil {
+		return nil, fmt.Errorf("sign: %w", err)
 	}
 	ctx, span := c.span(ctx, "Sign", referenceKind(r), r.String())
 	defer endSign(span, &result, &err)
@@ -180,25 +190,39 @@ func (c *Client) prepare(ctx context.Context, model *oci.Model, o SignOptions) (
 		return nil, err
 	}
 	sig.Target, sig.Pinned, sig.Index, sig.Platform = ref.String(), pinned(ref), indexOf(model), model.Platform
-	return sig, nil
+	sig.Old, err = prepareOld(model, o)
+	return sig, err
 }
 
 // signPrepared signs what prepare built, unless it is there already.
 func (c *Client) signPrepared(ctx context.Context, model *oci.Model, signer Signer, sig *Signature, o SignOptions) error {
 	if !o.NoAttach {
-		if err := c.findOwn(ctx, store(model), model, signer, sig); err != nil || sig.Unchanged {
+		if err := c.findOwn(ctx, store(model), model, signer, sig); err != nil {
 			return err
 		}
+	}
+	// It comes first: what cannot be signed in this form is not logged in another.
+	if err := c.signOld(ctx, model, signer, sig); err != nil || sig.Unchanged {
+		return err
 	}
 	return signStatements(ctx, signer, sig)
 }
 
 // keep attaches what was signed, where that was asked for.
 func keep(ctx context.Context, model *oci.Model, sig *Signature, o SignOptions) error {
-	if o.NoAttach || sig.Unchanged {
+	if o.NoAttach {
 		return nil
 	}
-	return attach(ctx, store(model), model, sig)
+	if !sig.Unchanged {
+		if err := attach(ctx, store(model), model, sig); err != nil {
+			return err
+		}
+	}
+	if err := keepOld(ctx, model, sig); err != nil {
+		return err
+	}
+	sig.Unchanged = sig.Unchanged && (sig.Old == nil || sig.Old.there)
+	return nil
 }
 
 // SignManifest signs a manifest on disk from its digests: no file is hashed
@@ -207,8 +231,8 @@ func keep(ctx context.Context, model *oci.Model, sig *Signature, o SignOptions) 
 func (c *Client) SignManifest(ctx context.Context, data []byte, name string, signer Signer, o SignOptions) (result *Signature, err error) {
 	ctx, span := c.span(ctx, "Sign", KindManifest, targetName(name))
 	defer endSign(span, &result, &err)
-	if o.Platform != "" {
-		return nil, fmt.Errorf("sign %s: a platform is chosen from an index in a registry or layout", targetName(name))
+	if o.Platform != "" || o.LegacyTag {
+		return nil, fmt.Errorf("sign %s: a platform is chosen from an index in a registry or layout, and an old tag is in a registry", targetName(name))
 	}
 	m, err := oci.ParseManifest(data, "")
 	if err != nil {

@@ -151,11 +151,17 @@ func (c *Client) evidence(ctx context.Context, model *oci.Model, o VerifyOptions
 	if err != nil {
 		return verify.Evidence{}, err
 	}
-	c.log().DebugContext(ctx, "listed referrers", "subject", model.Reference.String(), "count", len(listing.Referrers), "incomplete", listing.Incomplete)
-	return verify.Evidence{
+	evidence := verify.Evidence{
 		Candidates: candidates(ctx, listing),
 		Incomplete: func() error { return listing.Incomplete },
-	}, nil
+	}
+	if o.SignatureDigest == "" {
+		older, unread := c.older(ctx, model)
+		evidence.Older = older
+		evidence.Incomplete = func() error { return joined(listing.Incomplete, unread()) }
+	}
+	c.log().DebugContext(ctx, "listed referrers", "subject", model.Reference.String(), "count", len(listing.Referrers), "incomplete", listing.Incomplete)
+	return evidence, nil
 }
 
 func (c *Client) listing(ctx context.Context, model *oci.Model, only string) (listing *referrers.Listing, err error) {

@@ -231,7 +231,7 @@ func (l *Layout) onlyModel(ctx context.Context, index *layoutIndex) (*Manifest, 
 		if err != nil {
 			return nil, err
 		}
-		if seen[desc.Digest] {
+		if seen[desc.Digest] || IsAboutManifest(desc.Annotations[ocispec.AnnotationRefName]) {
 			continue
 		}
 		seen[desc.Digest] = true

@@ -3,6 +3,7 @@ package oci
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"slices"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -86,3 +87,12 @@ func checkTags(tags []string) error {
 	}
 	return nil
 }
+
+// aboutManifest is what tags look like that are about a manifest (distribution
+// spec, "Referrers Tag Schema"; cosign's older form).
+var aboutManifest = regexp.MustCompile(`\Asha256-[0-9a-f]{64}(\.(sig|att|sbom))?\z`)
+
+// IsAboutManifest reports whether a tag is one under which clients keep what is
+// about a manifest, and names no model: sha256-HEX, and cosign's with .sig, .att
+// or .sbom.
+func IsAboutManifest(tag string) bool { return aboutManifest.MatchString(tag) }

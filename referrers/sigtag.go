@@ -10,6 +10,7 @@ import (
 	"iter"
 	"maps"
 	"net/http"
+	"slices"
 	"time"
 
 	jsonv2 "github.com/go-json-experiment/json"
@@ -199,6 +200,9 @@ func AddToSigTag(ctx context.Context, s Store, subject ocispec.Descriptor, add .
 	}
 	u := &sigUpdate{registry: r, tag: SigTag(subject.Digest), has: map[string]bool{}}
 	ctx = auth.AppendRepositoryScope(ctx, r.repo.Reference, auth.ActionPull, auth.ActionPush)
+	if len(add) == 0 {
+		return fail(errors.New("there is no signature"))
+	}
 	for _, a := range add {
 		if len(a.Payload) == 0 || len(a.Payload) > maxSimpleSigning {
 			return fail(fmt.Errorf("a payload of %d bytes, which may have 1 to %d", len(a.Payload), maxSimpleSigning))
@@ -222,6 +226,45 @@ func AddToSigTag(ctx context.Context, s Store, subject ocispec.Descriptor, add .
 	return u.digest, nil
 }
 
+// JoinTag brings an image of signatures, whose blobs are there, to an old tag:
+// byte for byte where nobody has that tag, else by adding its layers to what is
+// there, as [AddToSigTag] does. What is no image is not joined with anything.
+func JoinTag(ctx context.Context, s Store, tag, mediaType string, image []byte) error {
+	r, ok := s.(*registry)
+	if !ok {
+		return fmt.Errorf("tag %s: an image layout is written in one act", tag)
+	}
+	u := &sigUpdate{registry: r, tag: tag, has: map[string]bool{}, whole: image, wholeType: mediaType}
+	if m, err := parseSigImage(image); err == nil {
+		for _, raw := range m.layers {
+			u.want(raw)
+		}
+	}
+	ctx = auth.AppendRepositoryScope(ctx, r.repo.Reference, auth.ActionPull, auth.ActionPush)
+	if err := u.untilKept(ctx, u.write, u.right); err != nil {
+		return fmt.Errorf("tag %s: %w", tag, err)
+	}
+	return nil
+}
+
+// HasLayersOf reports whether one image of signatures has every layer that
+// another one has. What is no image has none of another's.
+func HasLayersOf(image, other []byte) bool {
+	if bytes.Equal(image, other) {
+		return true
+	}
+	m, err := parseSigImage(image)
+	o, otherErr := parseSigImage(other)
+	if err != nil || otherErr != nil {
+		return false
+	}
+	has := map[string]bool{}
+	for _, raw := range m.layers {
+		has[layerKey(raw)] = true
+	}
+	return !slices.ContainsFunc(o.layers, func(raw jsontext.Value) bool { return !has[layerKey(raw)] })
+}
+
 // A sigUpdate is one act of adding layers to an image of signatures.
 type sigUpdate struct {
 	registry *registry
@@ -232,7 +275,11 @@ type sigUpdate struct {
 	wanted []jsontext.Value
 	has    map[string]bool
 	looked bool          // the tag was read once
-	digest digest.Digest // of the image that was read last
+	digest digest.Digest // of the image that was read last; "": there was none
+
+	// whole is the image to write where there is none; nil: one is made.
+	whole     []byte
+	wholeType string
 	pace
 }
 
@@ -268,6 +315,9 @@ func (u *sigUpdate) look(ctx context.Context) (m *sigImage, missing []jsontext.V
 		m, u.digest = &sigImage{mediaType: ocispec.MediaTypeImageManifest}, ""
 	case err != nil:
 		return nil, nil, err
+	case u.whole != nil && bytes.Equal(data, u.whole):
+		u.digest = digest.FromBytes(data)
+		return nil, nil, nil
 	default:
 		if m, err = parseSigImage(data); err != nil {
 			return nil, nil, fmt.Errorf("what is there is no image of signatures: %w", err)
@@ -292,7 +342,7 @@ func (u *sigUpdate) look(ctx context.Context) (m *sigImage, missing []jsontext.V
 
 func (u *sigUpdate) right(ctx context.Context) (bool, error) {
 	_, missing, err := u.look(ctx)
-	return err == nil && len(missing) == 0, err
+	return err == nil && len(missing) == 0 && u.digest != "", err
 }
 
 // write adds to the image what it lacks.
@@ -303,28 +353,40 @@ func (u *sigUpdate) write(ctx context.Context) error {
 		start = time.Now()
 		m, missing, err = u.look(ctx)
 	}
-	if err != nil || len(missing) == 0 {
+	if err != nil || len(missing) == 0 && u.digest != "" {
 		return err
 	}
-	m.layers = append(m.layers, missing...)
-	data, config, err := m.marshal()
-	if err != nil {
-		return err
+	mediaType, data := u.wholeType, u.whole
+	if data == nil || u.digest != "" {
+		if data, err = u.join(ctx, m, missing); err != nil {
+			return err
+		}
+		mediaType = m.mediaType
 	}
-	if len(data) > maxLayoutManifest {
-		return fmt.Errorf("the image would have %d bytes, more than would be read again", len(data))
-	}
-	configDesc := ocispec.Descriptor{Digest: digest.FromBytes(config), Size: int64(len(config))}
-	if err := u.registry.repo.Blobs().Push(ctx, configDesc, bytes.NewReader(config)); err != nil {
-		return fmt.Errorf("push the config: %w", foreign(err))
-	}
-	desc := ocispec.Descriptor{MediaType: m.mediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}
+	desc := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}
 	err = foreign(u.registry.putTag(ctx, u.tag, desc, data, func(ctx context.Context) { _, _, _ = u.look(ctx) }))
 	u.slowest = max(u.slowest, time.Since(start))
 	if err != nil {
 		return fmt.Errorf("write the image: %w", err)
 	}
 	return nil
+}
+
+// join is the image that is there with what it lacks, whose config it pushes.
+func (u *sigUpdate) join(ctx context.Context, m *sigImage, missing []jsontext.Value) ([]byte, error) {
+	m.layers = append(m.layers, missing...)
+	data, config, err := m.marshal()
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > maxLayoutManifest {
+		return nil, fmt.Errorf("the image would have %d bytes, more than would be read again", len(data))
+	}
+	desc := ocispec.Descriptor{Digest: digest.FromBytes(config), Size: int64(len(config))}
+	if err := u.registry.repo.Blobs().Push(ctx, desc, bytes.NewReader(config)); err != nil {
+		return nil, fmt.Errorf("push the config: %w", foreign(err))
+	}
+	return data, nil
 }
 
 // marshal writes the manifest, and the config that an image of its layers has,

@@ -120,7 +120,7 @@ func (c *copyCmd) run(ctx context.Context, a *app, args copyArgs, method func() 
 	result := copyJSON{
 		Copied: true, Verified: copied.Verification != nil,
 		Source: copied.Source, Destination: copied.Destination, Digest: copied.Digest,
-		Manifests: copied.Manifests, Referrers: copied.Referrers, Foreign: copied.Foreign,
+		Manifests: copied.Manifests, Referrers: copied.Referrers, Foreign: copied.Foreign, OldTags: copied.OldTags,
 		Blobs: counted{copied.Blobs, copied.Bytes},
 	}
 	if v := copied.Verification; v != nil {
@@ -139,6 +139,9 @@ func (c *copyCmd) run(ctx context.Context, a *app, args copyArgs, method func() 
 	if copied.Foreign > 0 {
 		out.add("other referrers", "%d, which only the destination has", copied.Foreign)
 	}
+	if copied.OldTags > 0 {
+		out.add("old tags", "%d, of cosign", copied.OldTags)
+	}
 	out.add("blobs", "%d (%s)", copied.Blobs, bytesText(copied.Bytes))
 	if err := answers.add(a, out, result, copied.Pinned); err != nil {
 		return err
@@ -156,6 +159,7 @@ type copyJSON struct {
 	Manifests    int         `json:"manifests"`
 	Referrers    int         `json:"referrers"`
 	Foreign      int         `json:"otherReferrers"`
+	OldTags      int         `json:"oldTags"`
 	Blobs        counted     `json:"blobs"`
 	Verification *verifyJSON `json:"verification,omitempty"`
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/modelsig/modelsig"
+	"github.com/modelsig/modelsig/bundle"
 )
 
 type listCmd struct {
@@ -32,13 +33,23 @@ func (l *listCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	out := &answer{first: fmt.Sprintf("%d referrers (not verified)", len(found.Referrers))}
+	old := 0
+	for _, r := range found.Referrers {
+		if isOld(r) {
+			old++
+		}
+	}
+	out := &answer{first: fmt.Sprintf("%d referrers (not verified)", len(found.Referrers)-old)}
 	out.add("target", "%s", found.Reference)
 	out.add("index", "%s", found.Index)
 	out.add("platform", "%s", found.Platform)
 	result := listJSON{Reference: found.Reference, Digest: found.Digest, Index: found.Index, Platform: found.Platform, Complete: found.Incomplete == nil, Referrers: []referrerJSON{}}
 	for _, r := range found.Referrers {
-		out.add("referrer", "%s", referrerText(r))
+		name := "referrer"
+		if isOld(r) {
+			name = r.Source
+		}
+		out.add(name, "%s", referrerText(r))
 		result.Referrers = append(result.Referrers, referrerJSON{
 			r.Digest, r.Kind, r.ArtifactType, r.PredicateType, r.Method, r.Signer, r.Issuer, r.Created, r.Size, r.Source, r.Problem,
 			r.Names, r.LogEntries, r.Logged, r.Timestamps,
@@ -56,6 +67,9 @@ func (l *listCmd) Run(ctx context.Context, a *app) error {
 	return answers.finish(a, "modelsig/list/v1")
 }
 
+// isOld reports whether it is no referrer, but lies under cosign's old tag.
+func isOld(r modelsig.Attached) bool { return r.ArtifactType == bundle.SimpleSigningType }
+
 func referrerText(r modelsig.Attached) string {
 	text := r.Digest + " " + r.Kind
 	switch {
@@ -67,7 +81,10 @@ func referrerText(r modelsig.Attached) string {
 		text += fmt.Sprintf(" %q", r.PredicateType)
 	}
 	if r.Method != "" {
-		text += fmt.Sprintf(", %s %q", r.Method, r.Signer)
+		text += ", " + r.Method
+	}
+	if r.Signer != "" {
+		text += fmt.Sprintf(" %q", r.Signer)
 	}
 	if r.Names > 1 {
 		text += fmt.Sprintf(", one of %d names", r.Names)

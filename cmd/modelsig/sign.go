@@ -30,6 +30,7 @@ type signFlags struct {
 	NoAttach              bool              `help:"Do not attach the signatures to the artifact." group:"Signing"`
 	ModelSignatureOnly    bool              `help:"Leave out the artifact signature." group:"Signing"`
 	ArtifactSignatureOnly bool              `help:"Leave out the model signature. Works for artifacts of any shape." group:"Signing"`
+	LegacyTag             bool              `help:"Also sign in cosign's old form, under the tag sha256-….sig: all that podman, skopeo and CRI-O read." group:"Signing"`
 	RequireDigest         bool              `help:"Refuse references without a digest." group:"Signing"`
 	DryRun                bool              `help:"Print what would be signed, and sign nothing." group:"Signing"`
 	TSAURL                given             `name:"tsa-url" placeholder:"URL" help:"Have this timestamp authority (RFC 3161) say when each signature was made." group:"Signing"`
@@ -183,6 +184,7 @@ func (s *signCmd) run(ctx context.Context, a *app, args []string, method func() 
 		ModelOnly:       s.ModelSignatureOnly,
 		ArtifactOnly:    s.ArtifactSignatureOnly,
 		NoAttach:        s.NoAttach,
+		LegacyTag:       s.LegacyTag,
 		DryRun:          s.DryRun,
 		RequireDigest:   s.RequireDigest,
 		Platform:        s.Platform,
@@ -281,8 +283,8 @@ func (s *signCmd) check(a *app, targets []modelsig.Target) error {
 		case isArtifact(t):
 		case a.Format == formatRef:
 			return fmt.Errorf("--format ref: %s has no reference", t.Name())
-		case s.RequireDigest, s.NoAttach:
-			return fmt.Errorf("--require-digest and --no-attach are for artifacts, and %s is a local model", t.Name())
+		case s.RequireDigest, s.NoAttach, s.LegacyTag:
+			return fmt.Errorf("--require-digest, --no-attach and --legacy-tag are for artifacts, and %s is a local model", t.Name())
 		case s.VerifyContent:
 			return fmt.Errorf("--verify-content is for artifacts, and %s is a local model", t.Name())
 		case s.Layout != "" && t.Kind != modelsig.KindManifest:
@@ -380,6 +382,13 @@ func signAnswer(sig *modelsig.Signature, file string, dryRun bool) *answer {
 		}
 		out.add("artifact signature", "%s", sig.Artifact.Referrer)
 	}
+	if sig.Old != nil {
+		if dryRun {
+			out.add("legacy payload", "%s", sig.Old.Payload)
+		} else {
+			out.add("legacy signature", "%s (tag %s)", sig.Old.Image, sig.Old.Tag)
+		}
+	}
 	if sig.Unchanged {
 		out.add("note", "%s", "what would be signed is there and verifies: nothing was added")
 	}
@@ -401,6 +410,9 @@ type signJSON struct {
 	Files             *counted `json:"files,omitempty"`
 	ModelReferrer     string   `json:"modelReferrer,omitempty"`
 	ArtifactReferrer  string   `json:"artifactReferrer,omitempty"`
+	LegacyTag         string   `json:"legacyTag,omitempty"`
+	LegacyImage       string   `json:"legacyImage,omitempty"`
+	LegacyPayload     string   `json:"legacyPayload,omitempty"`
 	ModelStatement    string   `json:"modelStatement,omitempty"`
 	ArtifactStatement string   `json:"artifactStatement,omitempty"`
 	SignatureFile     string   `json:"signatureFile,omitempty"`
@@ -433,6 +445,12 @@ func signJSONOf(sig *modelsig.Signature, file string, dryRun bool) signJSON {
 		out.ModelReferrer = sig.Model.Referrer
 		if dryRun {
 			out.ModelStatement = string(sig.Model.Statement)
+		}
+	}
+	if sig.Old != nil {
+		out.LegacyTag, out.LegacyImage = sig.Old.Tag, sig.Old.Image
+		if dryRun {
+			out.LegacyPayload = string(sig.Old.Payload)
 		}
 	}
 	if sig.Artifact != nil {
