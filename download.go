@@ -60,7 +60,7 @@ func (c *Client) Download(ctx context.Context, ref string, o DownloadOptions) (*
 	fail := func(err error) (*Downloaded, error) {
 		return nil, fmt.Errorf("download from %s: %w", model.Reference, err)
 	}
-	found, err := c.listing(ctx, model, "")
+	found, err := c.listAll(ctx, model)
 	if err != nil {
 		return nil, err
 	}

@@ -66,7 +66,7 @@ func (c *Client) ListPlatform(ctx context.Context, ref, platform string) (*Listi
 	if err != nil {
 		return nil, err
 	}
-	found, err := c.listing(ctx, model, "")
+	found, err := c.listAll(ctx, model)
 	if err != nil {
 		return nil, err
 	}

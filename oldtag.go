@@ -106,21 +106,34 @@ func simpleSigning(s referrers.SimpleSigning) bundle.SimpleSigning {
 	return bundle.SimpleSigning{Payload: s.Payload, Annotations: s.Annotations}
 }
 
-// older is the evidence under the old tag of a model. Nothing is asked for
-// before the first candidate is. incomplete is to be asked afterwards.
-func (c *Client) older(ctx context.Context, model *oci.Model) (candidates iter.Seq[verify.Candidate], incomplete func() error) {
+// older is the evidence that clients left where those of today do not look
+// first: under the fallback tag, where the registry has got the Referrers API
+// since, and under cosign's old tag. Nothing is asked for before the first
+// candidate is. incomplete is to be asked afterwards.
+func (c *Client) older(ctx context.Context, model *oci.Model, found *referrers.Listing) (older iter.Seq[verify.Candidate], incomplete func() error) {
 	var unread error
-	candidates = func(yield func(verify.Candidate) bool) {
-		tag, err := referrers.ReadSigTag(ctx, store(model), model.Manifest.Descriptor, c.limits())
+	older = func(yield func(verify.Candidate) bool) {
+		rest, err := found.Rest(ctx)
 		if err != nil {
 			unread = err
 			return
 		}
-		unread = tag.Incomplete
-		for found := range tag.Read(ctx) {
-			candidate := verify.Candidate{Referrer: tag.Tag, Err: found.Err, Unread: errors.Is(found.Err, referrers.ErrUnread)}
-			if found.Err == nil {
-				simple := simpleSigning(found)
+		unread = rest.Incomplete
+		for candidate := range candidates(ctx, rest) {
+			if !yield(candidate) {
+				return
+			}
+		}
+		tag, err := referrers.ReadSigTag(ctx, store(model), model.Manifest.Descriptor, c.limits())
+		if err != nil {
+			unread = joined(unread, err)
+			return
+		}
+		unread = joined(unread, tag.Incomplete)
+		for signature := range tag.Read(ctx) {
+			candidate := verify.Candidate{Referrer: tag.Tag, Err: signature.Err, Unread: errors.Is(signature.Err, referrers.ErrUnread)}
+			if signature.Err == nil {
+				simple := simpleSigning(signature)
 				candidate.SimpleSigning = &simple
 			}
 			if !yield(candidate) {
@@ -128,7 +141,7 @@ func (c *Client) older(ctx context.Context, model *oci.Model) (candidates iter.S
 			}
 		}
 	}
-	return candidates, func() error { return unread }
+	return older, func() error { return unread }
 }
 
 // joined is two errors, either of which may be nil, in one line.

@@ -1,13 +1,20 @@
 package modelsig_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/modelsig/modelsig"
 	"github.com/modelsig/modelsig/bundle"
@@ -284,4 +291,64 @@ func olds(all []modelsig.Attached) (n int) {
 		}
 	}
 	return n
+}
+
+// A registry got the API after the signature was attached, and has kept the
+// fallback tag. What somebody else attaches through the API takes nothing away
+// (invariant 7), and where the tag cannot be read nothing is refused.
+func TestASignatureUnderTheFallbackTagCountsBesideTheAPI(t *testing.T) {
+	r := newRegistry(t)
+	signer, stranger := newSigner(t), newSigner(t)
+	c := new(modelsig.Client)
+	pushed, err := c.Push(t.Context(), writeModel(t, tinyFiles), r.host+"/m:v1", modelsig.PushOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	subject := r.describe(t, "m", pushed.Digest)
+	sig := mustSign(t, c, pushed.Pinned, signer, modelsig.SignOptions{ArtifactOnly: true})
+	entry := r.describe(t, "m", sig.Artifact.Referrer)
+	mustSign(t, c, pushed.Pinned, stranger, modelsig.SignOptions{})
+	// The API forgets the first one.
+	hides := func(tagStatus int) *modelsig.Client {
+		h := new(modelsig.Client)
+		h.Registry.Transport = roundTrip(func(req *http.Request) (*http.Response, error) {
+			if strings.Contains(req.URL.Path, "/manifests/sha256-") && !strings.HasSuffix(req.URL.Path, ".sig") && tagStatus != 0 {
+				return &http.Response{StatusCode: tagStatus, Request: req, Body: http.NoBody, Header: http.Header{}, ProtoMajor: 1, ProtoMinor: 1}, nil
+			}
+			resp, err := http.DefaultTransport.RoundTrip(req)
+			if err != nil || !strings.Contains(req.URL.Path, "/referrers/") {
+				return resp, err
+			}
+			defer resp.Body.Close()
+			var index ocispec.Index
+			if err := json.NewDecoder(resp.Body).Decode(&index); err != nil {
+				return nil, err
+			}
+			index.Manifests = slices.DeleteFunc(index.Manifests, func(d ocispec.Descriptor) bool { return d.Digest == entry.Digest })
+			data, err := json.Marshal(index)
+			resp.Body, resp.ContentLength = io.NopCloser(bytes.NewReader(data)), int64(len(data))
+			resp.Header.Del("Content-Length")
+			return resp, err
+		})
+		return h
+	}
+	if _, err := hides(404).Verify(t.Context(), pushed.Pinned, trusts(signer), modelsig.VerifyOptions{}); !errors.Is(err, modelsig.ErrRefused) {
+		t.Errorf("without a tag: %v", err)
+	}
+	if _, err := hides(403).Verify(t.Context(), pushed.Pinned, trusts(signer), modelsig.VerifyOptions{}); !errors.Is(err, modelsig.ErrUnknown) {
+		t.Errorf("with a tag that cannot be read: %v", err)
+	}
+	index, err := json.Marshal(ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Versioned: specs.Versioned{SchemaVersion: 2}, Manifests: []ocispec.Descriptor{entry}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.backend.PushManifest(t.Context(), "m", "sha256-"+subject.Digest.Encoded(), index, ocispec.MediaTypeImageIndex); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := hides(0).Verify(t.Context(), pushed.Pinned, trusts(signer), modelsig.VerifyOptions{}); err != nil {
+		t.Errorf("with the tag: %v", err)
+	}
+	if found, err := hides(0).List(t.Context(), pushed.Pinned); err != nil || len(found.Referrers) != 3 {
+		t.Errorf("listed %+v, %v", found, err)
+	}
 }

@@ -490,7 +490,7 @@ func attach(ctx context.Context, s referrers.Store, model *oci.Model, sig *Signa
 func (c *Client) findOwn(ctx context.Context, s referrers.Store, model *oci.Model, signer Signer, sig *Signature) (err error) {
 	ctx, span := child(ctx, "list")
 	defer end(span, &err)
-	listing, err := referrers.List(ctx, s, model.Manifest.Descriptor, approves, c.limits())
+	listing, err := referrers.ListFirst(ctx, s, model.Manifest.Descriptor, approves, c.limits())
 	if err != nil {
 		return fmt.Errorf("sign %s: %w", model.Reference, err)
 	}

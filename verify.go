@@ -147,34 +147,46 @@ func (c *Client) evidence(ctx context.Context, model *oci.Model, o VerifyOptions
 		}
 		return oneBundle(o.SignatureFile, data), nil
 	}
-	listing, err := c.listing(ctx, model, o.SignatureDigest)
+	s, subject := store(model), model.Manifest.Descriptor
+	list := func(ctx context.Context) (*referrers.Listing, error) {
+		return referrers.ListFirst(ctx, s, subject, approves, c.limits())
+	}
+	if o.SignatureDigest != "" {
+		d, err := digest.Parse(o.SignatureDigest)
+		if err != nil {
+			return verify.Evidence{}, fmt.Errorf("signature digest %q: %w", o.SignatureDigest, err)
+		}
+		list = func(context.Context) (*referrers.Listing, error) { return referrers.Only(s, subject, d, c.limits()) }
+	}
+	found, err := listing(ctx, list)
 	if err != nil {
 		return verify.Evidence{}, err
 	}
+	c.log().DebugContext(ctx, "listed referrers", "subject", model.Reference.String(), "count", len(found.Referrers), "incomplete", found.Incomplete)
 	evidence := verify.Evidence{
-		Candidates: candidates(ctx, listing),
-		Incomplete: func() error { return listing.Incomplete },
+		Candidates: candidates(ctx, found),
+		Incomplete: func() error { return found.Incomplete },
 	}
 	if o.SignatureDigest == "" {
-		older, unread := c.older(ctx, model)
+		older, unread := c.older(ctx, model, found)
 		evidence.Older = older
-		evidence.Incomplete = func() error { return joined(listing.Incomplete, unread()) }
+		evidence.Incomplete = func() error { return joined(found.Incomplete, unread()) }
 	}
-	c.log().DebugContext(ctx, "listed referrers", "subject", model.Reference.String(), "count", len(listing.Referrers), "incomplete", listing.Incomplete)
 	return evidence, nil
 }
 
-func (c *Client) listing(ctx context.Context, model *oci.Model, only string) (listing *referrers.Listing, err error) {
-	ctx, span := child(ctx, "list")
-	defer endList(span, &listing, &err)
-	if only == "" {
+// listAll lists everything that is attached to a model.
+func (c *Client) listAll(ctx context.Context, model *oci.Model) (*referrers.Listing, error) {
+	return listing(ctx, func(ctx context.Context) (*referrers.Listing, error) {
 		return referrers.List(ctx, store(model), model.Manifest.Descriptor, approves, c.limits())
-	}
-	d, err := digest.Parse(only)
-	if err != nil {
-		return nil, fmt.Errorf("signature digest %q: %w", only, err)
-	}
-	return referrers.Only(store(model), model.Manifest.Descriptor, d, c.limits())
+	})
+}
+
+// listing lists, under a span of its own.
+func listing(ctx context.Context, list func(context.Context) (*referrers.Listing, error)) (found *referrers.Listing, err error) {
+	ctx, span := child(ctx, "list")
+	defer endList(span, &found, &err)
+	return list(ctx)
 }
 
 // VerifyManifest decides about the bytes of a manifest, as `skopeo inspect

@@ -125,7 +125,9 @@ func TestOnARegistryWithTheAPIOneListingIsOneRequest(t *testing.T) {
 		t.Errorf("requests %q, want %q", got, want)
 	}
 	tap.reset()
-	list(t, store, subject, referrers.Limits{})
+	if _, err := referrers.ListFirst(t.Context(), store, subject, approval, referrers.Limits{}); err != nil {
+		t.Fatal(err)
+	}
 	if got := tap.requests(); !slices.Equal(got, []string{"GET referrers"}) {
 		t.Errorf("listing made requests %q", got)
 	}

@@ -107,7 +107,7 @@ func (r *registry) delete(ctx context.Context, subject digest.Digest, desc ocisp
 }
 
 func (l *layout) delete(ctx context.Context, subject digest.Digest, desc ocispec.Descriptor) error {
-	found, err := l.list(ctx, ocispec.Descriptor{Digest: subject}, Limits{}.withDefaults())
+	found, err := l.listAll(ctx, ocispec.Descriptor{Digest: subject}, Limits{}.withDefaults())
 	if err != nil {
 		return fmt.Errorf("nothing was deleted: %w", err)
 	}

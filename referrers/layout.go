@@ -52,7 +52,12 @@ type layout struct {
 // called sha256-… (the fallback tag, as copied by other tools) is read as well.
 func InLayout(l LayoutStore) Store { return &layout{files: l} }
 
-func (l *layout) list(ctx context.Context, subject ocispec.Descriptor, limits Limits) ([]Referrer, error) {
+func (l *layout) list(ctx context.Context, subject ocispec.Descriptor, limits Limits) ([]Referrer, func(context.Context) ([]Referrer, error), error) {
+	found, err := l.listAll(ctx, subject, limits)
+	return found, nil, err
+}
+
+func (l *layout) listAll(ctx context.Context, subject ocispec.Descriptor, limits Limits) ([]Referrer, error) {
 	entries, err := l.files.Entries(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", sourceLayout, err)

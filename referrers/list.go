@@ -28,6 +28,9 @@ type Listing struct {
 	store   Store
 	subject ocispec.Descriptor
 	limits  Limits
+	first   func(predicateType string) bool
+	// rest reads what was left unread; nil: nothing was.
+	rest func(context.Context) ([]Referrer, error)
 }
 
 // List finds what refers to subject, whose media type, digest (sha256) and size
@@ -37,24 +40,61 @@ type Listing struct {
 // An error is returned only for a subject that cannot be one and when ctx ends.
 // All else that goes wrong is in [Listing.Incomplete].
 func List(ctx context.Context, s Store, subject ocispec.Descriptor, first func(predicateType string) bool, l Limits) (*Listing, error) {
+	listing, err := ListFirst(ctx, s, subject, first, l)
+	if err != nil {
+		return nil, err
+	}
+	rest, err := listing.Rest(ctx)
+	if err != nil {
+		return nil, err
+	}
+	listing.Referrers = arrange(append(listing.Referrers, rest.Referrers...), first)
+	listing.Incomplete, listing.rest = both(listing.Incomplete, rest.Incomplete), nil
+	return listing, nil
+}
+
+// ListFirst is List for who mostly needs no more than the first referrers: a
+// fallback tag is left unread where the API lists what may be bundles. Before it
+// says that something is not attached, the caller must have read [Listing.Rest]:
+// what was attached before a registry had the API lies under the tag alone.
+func ListFirst(ctx context.Context, s Store, subject ocispec.Descriptor, first func(predicateType string) bool, l Limits) (*Listing, error) {
 	if err := checkSubject(subject); err != nil {
 		return nil, fmt.Errorf("list referrers: %w", err)
 	}
 	l = l.withDefaults()
-	found, incomplete := s.list(ctx, subject, l)
+	found, rest, incomplete := s.list(ctx, subject, l)
 	if ctx.Err() != nil {
 		return nil, fmt.Errorf("list referrers of %s: %w", subject.Digest, context.Cause(ctx))
 	}
-	if incomplete != nil {
-		incomplete = fmt.Errorf("list referrers of %s: %w", subject.Digest, incomplete)
+	listing := &Listing{store: s, subject: subject, limits: l, rest: rest, first: first}
+	listing.fill(found, incomplete)
+	return listing, nil
+}
+
+// Rest lists what [ListFirst] left unread, and the listing does not have: for
+// most listings nothing, and then it costs nothing. Errors are as for List.
+func (l *Listing) Rest(ctx context.Context) (*Listing, error) {
+	rest := &Listing{store: l.store, subject: l.subject, limits: l.limits, first: l.first}
+	if l.rest == nil {
+		return rest, nil
 	}
-	return &Listing{
-		Referrers:  arrange(found, first),
-		Incomplete: incomplete,
-		store:      s,
-		subject:    subject,
-		limits:     l,
-	}, nil
+	found, incomplete := l.rest(ctx)
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("list referrers of %s: %w", l.subject.Digest, context.Cause(ctx))
+	}
+	known := make(map[digest.Digest]bool, len(l.Referrers))
+	for _, r := range l.Referrers {
+		known[r.Descriptor.Digest] = r.bad == nil
+	}
+	rest.fill(slices.DeleteFunc(found, func(r Referrer) bool { return r.bad == nil && known[r.Descriptor.Digest] }), incomplete)
+	return rest, nil
+}
+
+func (l *Listing) fill(found []Referrer, incomplete error) {
+	if incomplete != nil {
+		incomplete = fmt.Errorf("list referrers of %s: %w", l.subject.Digest, incomplete)
+	}
+	l.Referrers, l.Incomplete = arrange(found, l.first), incomplete
 }
 
 // Only is the listing of the one referrer with digest d (--signature-digest).

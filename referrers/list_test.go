@@ -433,3 +433,57 @@ func TestListRefusesASubjectThatCannotBeOne(t *testing.T) {
 		}
 	}
 }
+
+// A registry got the API after clients had written the tag: what the API lists
+// hides nothing that lies under the tag, and whoever has enough does not ask.
+func TestWhatTheAPIListsDoesNotHideTheTag(t *testing.T) { // invariant 7
+	tap := &tap{next: modes[0].handler()}
+	repo := serve(t, tap)
+	subject := pushSubject(t, repo)
+	store := referrers.InRepository(repo)
+	if _, err := referrers.Attach(t.Context(), store, subject, attachments("stranger")...); err != nil {
+		t.Fatal(err)
+	}
+	old := entry(ocispec.Descriptor{MediaType: "a/b", Digest: digest.FromString("old"), Size: 1}, referrers.BundleType, "")
+	both := list(t, store, subject, referrers.Limits{}).Referrers[0]
+	pushManifest(t, repo, ocispec.MediaTypeImageIndex, indexOf(old, string(both.Raw)), tagOf(subject))
+
+	first, err := referrers.ListFirst(t.Context(), store, subject, approval, referrers.Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(first.Referrers) != 2 {
+		t.Errorf("first: %+v", first.Referrers)
+	}
+	rest, err := first.Rest(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(rest.Referrers) != 1 || rest.Referrers[0].Descriptor.Digest != digest.FromString("old") || rest.Incomplete != nil {
+		t.Errorf("rest: %+v, %v", rest.Referrers, rest.Incomplete)
+	}
+	listAll := func() *referrers.Listing {
+		all, err := referrers.List(t.Context(), store, subject, approval, referrers.Limits{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return all
+	}
+	if all := listAll(); len(all.Referrers) != 3 || all.Incomplete != nil {
+		t.Errorf("all: %+v", all)
+	}
+	// Where the tag cannot be read, that is known.
+	tap.fault = func(w http.ResponseWriter, r *http.Request) bool {
+		if kind(r) != "GET tag" {
+			return false
+		}
+		answer(w, 500, "text/plain", "x")
+		return true
+	}
+	if rest, err := first.Rest(t.Context()); err != nil || rest.Incomplete == nil {
+		t.Errorf("the rest is %+v, %v", rest, err)
+	}
+	if listAll().Incomplete == nil {
+		t.Error("the list is whole")
+	}
+}

@@ -71,7 +71,7 @@ func newCandidate(r Referrer) Candidate {
 // read reads one referrer; left is what remains of the total limit.
 func (l *Listing) read(ctx context.Context, r Referrer, left *int64) Candidate {
 	c := newCandidate(r)
-	if err := l.fill(ctx, &c, left); err != nil {
+	if err := l.readInto(ctx, &c, left); err != nil {
 		c.Bundle = nil
 		name := string(r.Descriptor.Digest)
 		if r.bad != nil {
@@ -82,7 +82,7 @@ func (l *Listing) read(ctx context.Context, r Referrer, left *int64) Candidate {
 	return c
 }
 
-func (l *Listing) fill(ctx context.Context, c *Candidate, left *int64) error {
+func (l *Listing) readInto(ctx context.Context, c *Candidate, left *int64) error {
 	if c.bad != nil {
 		if errors.Is(c.bad, ErrUnread) {
 			return c.bad

@@ -31,7 +31,8 @@
 // [List] asks the Referrers API, GET /v2/NAME/referrers/DIGEST, without a
 // filter, and follows Link: rel="next" on the same origin.
 //
-//	200 and an OCI index, with entries     this is the list
+//	200 and an OCI index, with bundles     the fallback tag is read where they are not enough
+//	200 and an OCI index, others           the fallback tag is read as well
 //	200 and an OCI index, empty            the fallback tag is read as well
 //	404, 405                               there is no API: the fallback tag is read
 //	anything else, or cut short            could not tell: the fallback tag is read,
@@ -193,8 +194,9 @@ func (l Limits) bundle(predicateType string) int64 {
 // one. A Store may be used by several goroutines at once.
 type Store interface {
 	// list returns what refers to subject and, beside it, an error if a source
-	// could not be read whole: what was read of it counts all the same.
-	list(ctx context.Context, subject ocispec.Descriptor, l Limits) ([]Referrer, error)
+	// could not be read whole: what was read of it counts all the same. rest
+	// reads a source that was left out, since most need no more; nil: none was.
+	list(ctx context.Context, subject ocispec.Descriptor, l Limits) (found []Referrer, rest func(context.Context) ([]Referrer, error), err error)
 
 	// manifest returns the manifest with desc's digest, of at most limit bytes;
 	// all else in desc are hints. blob returns the blob with desc's digest and

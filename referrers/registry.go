@@ -203,22 +203,24 @@ func both(a, b error) error {
 	return fmt.Errorf("%w; %w", a, b)
 }
 
-func (r *registry) list(ctx context.Context, subject ocispec.Descriptor, l Limits) ([]Referrer, error) {
+func (r *registry) list(ctx context.Context, subject ocispec.Descriptor, l Limits) ([]Referrer, func(context.Context) ([]Referrer, error), error) {
 	api := &pages{source: sourceAPI, limits: l}
 	apiErr := r.readAPI(ctx, subject.Digest, api)
+	// A list may come from a registry that knows the route but does not keep
+	// referrers, or did not when they were attached; then clients wrote the tag.
+	listTag := func(ctx context.Context) ([]Referrer, error) {
+		tag := &pages{source: "tag " + fallbackTag(subject.Digest), limits: l}
+		x, err := r.readTag(ctx, subject.Digest, tag)
+		if err == nil || errors.Is(err, errAbsent) {
+			r.seen.Store(newSight(subject.Digest, x))
+		}
+		return tag.referrers, tag.fault(err)
+	}
 	if apiErr == nil && slices.ContainsFunc(api.referrers, mayBeBundle) || ctx.Err() != nil {
-		return api.referrers, api.fault(apiErr)
+		return api.referrers, listTag, api.fault(apiErr)
 	}
-	// A list without bundles may come from a registry that knows the route but
-	// does not keep referrers, or did not when they were attached; then clients
-	// wrote the tag.
-	tag := &pages{source: "tag " + fallbackTag(subject.Digest), limits: l}
-	x, tagErr := r.readTag(ctx, subject.Digest, tag)
-	if tagErr == nil || errors.Is(tagErr, errAbsent) {
-		r.seen.Store(newSight(subject.Digest, x))
-	}
-
-	return append(api.referrers, tag.referrers...), both(api.fault(apiErr), tag.fault(tagErr))
+	tagged, tagErr := listTag(ctx)
+	return append(api.referrers, tagged...), nil, both(api.fault(apiErr), tagErr)
 }
 
 // readAPI reads the Referrers API (distribution-spec "Listing Referrers").
