@@ -5,11 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
 
+	jsonv2 "github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -60,9 +62,10 @@ type Examined struct {
 	PredicateType string
 	Problems      []Problem
 
-	right jsontext.Value // the entry as its manifest says; nil if that is not known
-	data  []byte         // the manifest
-	desc  ocispec.Descriptor
+	listed jsontext.Value // the entry in the fallback index; nil: it is in none
+	right  jsontext.Value // the entry as its manifest says; nil if that is not known
+	data   []byte         // the manifest
+	desc   ocispec.Descriptor
 }
 
 // A Problem is one thing that is wrong with an entry.
@@ -169,6 +172,11 @@ func (x *Examination) examine(ctx context.Context, api, tag []Referrer, limits L
 	}
 	add(api, func(e *Examined) { e.InAPI = true })
 	add(tag, func(e *Examined) { e.InTag = true })
+	for _, r := range tag {
+		if e := byDigest[r.Descriptor.Digest]; r.bad == nil && e.listed == nil {
+			e.listed = jsontext.Value(r.Raw)
+		}
+	}
 	for i, e := range order {
 		switch {
 		case e.Digest == "":
@@ -220,19 +228,54 @@ func (x *Examination) look(ctx context.Context, e *Examined) {
 		return
 	}
 	desc, err := Describe(data, x.subject.Digest)
-	if err != nil {
+	if errors.Is(err, errOtherSubject) {
 		e.problem(ProblemSubject, "%v", err)
 		return
 	}
-	raw, err := encode(desc)
 	if err != nil {
+		// It refers to the subject, or may, in a form that is another tool's
+		// matter: its entry is left as it is.
+		return
+	}
+	if e.right, err = corrected(e.listed, desc); err != nil {
 		e.problem(ProblemUnread, "%v", err)
 		return
 	}
-	e.data, e.desc, e.right = data, desc, raw
+	e.data, e.desc = data, desc
 	var c Candidate
 	_, err = c.parse(data, x.subject)
 	e.Bundle, e.ArtifactType, e.PredicateType = err == nil, desc.ArtifactType, desc.Annotations[AnnotationPredicateType]
+}
+
+// corrected is an entry as its manifest says, with what the lister put there
+// besides (rule 33). listed may be nil.
+func corrected(listed jsontext.Value, right ocispec.Descriptor) (jsontext.Value, error) {
+	raw, err := encode(right)
+	if listed == nil || err != nil {
+		return raw, err
+	}
+	var entry, own map[string]jsontext.Value
+	if err := unmarshal(listed, &entry); err != nil {
+		return nil, err
+	}
+	if err := unmarshal(raw, &own); err != nil {
+		return nil, err
+	}
+	annotations := map[string]string{}
+	if kept := entry["annotations"]; kept != nil {
+		if err := unmarshal(kept, &annotations); err != nil {
+			return nil, err
+		}
+	}
+	maps.Copy(annotations, right.Annotations)
+	delete(entry, "artifactType") // a manifest may have none
+	maps.Copy(entry, own)
+	if len(annotations) > 0 {
+		if entry["annotations"], err = encode(annotations); err != nil {
+			return nil, err
+		}
+	}
+	return jsonv2.Marshal(entry, jsonv2.Deterministic(true), jsontext.PreserveRawStrings(true))
 }
 
 // difference says what a listed descriptor has wrong, "" for nothing. What it

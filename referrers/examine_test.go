@@ -227,3 +227,37 @@ func TestAListThatCannotBeReadIsBrokenAndNotWritten(t *testing.T) {
 		t.Errorf("no subject: %v", err)
 	}
 }
+
+// What other tools attached is theirs, in a form that we would not write: it is
+// not dropped, and what they wrote besides stays where something is corrected.
+func TestWhatOthersAttachedIsNotDropped(t *testing.T) { // rule 33
+	repo := serve(t, modes[2].handler())
+	subject := pushSubject(t, repo)
+	refers := func(members string) ocispec.Descriptor {
+		return pushManifest(t, repo, ocispec.MediaTypeImageManifest, fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"layers":[],"subject":{"mediaType":%q,"digest":%q,"size":%d},%s}`,
+			ocispec.MediaTypeImageManifest, subject.MediaType, subject.Digest, subject.Size, members), "")
+	}
+	long := refers(`"artifactType":"a/long","annotations":{"k":"` + strings.Repeat("x", 70<<10) + `"}`)
+	scan := refers(`"artifactType":"a/scan","annotations":{"k":"v"}`)
+	plain := func(d ocispec.Descriptor) string {
+		return fmt.Sprintf(`{"mediaType":%q,"digest":%q,"size":%d}`, d.MediaType, d.Digest, d.Size)
+	}
+	lacks := fmt.Sprintf(`{"x-foreign":[1.0],"annotations":{"mine":"<"},"mediaType":%q,"digest":%q,"size":%d}`, scan.MediaType, scan.Digest, scan.Size)
+	pushManifest(t, repo, ocispec.MediaTypeImageIndex, indexOf(plain(long), lacks), tagOf(subject))
+	x := examine(t, repo, subject)
+	if got := problems(x); !slices.Equal(got, []string{referrers.ProblemDescriptor + " " + string(scan.Digest)}) {
+		t.Errorf("problems %q", got)
+	}
+	if err := x.Repair(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	tag := string(getTag(t, repo, subject))
+	for _, part := range []string{plain(long), `"x-foreign":[1.0]`, `"mine":"<"`, `"k":"v"`, `"artifactType":"a/scan"`} {
+		if !strings.Contains(tag, part) {
+			t.Errorf("%s is not in %s", part, tag)
+		}
+	}
+	if got := problems(examine(t, repo, subject)); len(got) > 0 {
+		t.Errorf("problems %q", got)
+	}
+}

@@ -43,6 +43,9 @@ func Link(ctx context.Context, s Store, subject ocispec.Descriptor, manifests ..
 	return descs, nil
 }
 
+// errOtherSubject means that a manifest refers to something else, or to nothing.
+var errOtherSubject = errors.New("its subject is another")
+
 // Describe is the entry of a manifest that refers to subject in a listing (distribution-spec
 // "Listing Referrers").
 func Describe(data []byte, subject digest.Digest) (ocispec.Descriptor, error) {
@@ -58,7 +61,7 @@ func Describe(data []byte, subject digest.Digest) (ocispec.Descriptor, error) {
 		return desc, fmt.Errorf("referrer %s: %s", desc.Digest, escape(err.Error()))
 	}
 	if m.Subject == nil || m.Subject.Digest != subject {
-		return desc, fmt.Errorf("referrer %s: its subject is another", desc.Digest)
+		return desc, fmt.Errorf("referrer %s: %w", desc.Digest, errOtherSubject)
 	}
 	desc.MediaType = m.MediaType
 	if desc.MediaType == "" {
