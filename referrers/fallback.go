@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"time"
 
@@ -97,10 +98,18 @@ func (r *registry) takeFromTag(ctx context.Context, subject, d digest.Digest) (*
 	if !v.surplus {
 		return nil, nil
 	}
-	if err := u.write(ctx); err != nil && !mayPass(err) {
-		return nil, fmt.Errorf("update tag %s: %w", fallbackTag(subject), err)
+	for failures := 1; ; failures++ {
+		err := u.write(ctx)
+		if err == nil {
+			return u.dropped, nil
+		}
+		if failures == maxFailures || !mayPass(err) {
+			return nil, fmt.Errorf("update tag %s: %w", fallbackTag(subject), err)
+		}
+		if err := sleep(ctx, backoff(failures)); err != nil {
+			return nil, err
+		}
 	}
-	return u.dropped, nil
 }
 
 // keepFromTag wants the entry with digest d, whose manifest is gone, to be out
@@ -273,6 +282,12 @@ func (u *update) write(ctx context.Context) error {
 			len(v.entries)+len(v.missing), len(data))
 	}
 	err = foreign(u.put(ctx, data))
+	if gone := u.refusedFor(ctx, err, v); len(gone) > 0 {
+		unwanted := func(r Referrer) bool { return u.unwanted(r) || r.bad == nil && gone[r.Descriptor.Digest] }
+		if err = foreign(u.put(ctx, v.without(unwanted, raw))); isRefused(err) {
+			err = fmt.Errorf("%w: %w", errDeleting, err)
+		}
+	}
 	u.slowest = max(u.slowest, time.Since(start))
 	if err != nil && !mayPass(err) && slices.ContainsFunc(v.missing, u.isForeign) {
 		// Some registries refuse an entry whose manifest is gone: what others
@@ -284,6 +299,49 @@ func (u *update) write(ctx context.Context) error {
 		return fmt.Errorf("write the index: %w", err)
 	}
 	return nil
+}
+
+// maxGone bounds how many entries are asked after when an index is refused. A
+// longer one with entries that dangle is for the doctor.
+const maxGone = 256
+
+// errDeleting means that an index was refused again after what dangled had been
+// left out: others delete right now.
+var errDeleting = errors.New("others delete at the same time")
+
+// isRefused reports whether a registry may have refused an index for what it
+// names: they have no common status for that.
+func isRefused(err error) bool {
+	switch statusCode(err) {
+	case http.StatusBadRequest, http.StatusNotFound, http.StatusUnprocessableEntity, http.StatusInternalServerError:
+		return true
+	}
+	return false
+}
+
+// refusedFor are the entries of the index for which a registry may have refused
+// it: some take none that names a manifest which is not there, such as a deleter
+// leaves that died, or another tool's. They are left out of this one write: who
+// attaches the same again adds its entry itself.
+func (u *update) refusedFor(ctx context.Context, err error, v *view) map[digest.Digest]bool {
+	if !isRefused(err) {
+		return nil
+	}
+	gone := map[digest.Digest]bool{}
+	for i, raw := range v.entries {
+		r := newReferrer(raw, "")
+		if r.bad != nil || u.unwanted(r) || i >= maxGone {
+			continue
+		}
+		e := entry{digest: r.Descriptor.Digest}
+		if there, err := u.registry.repo.Manifests().Exists(ctx, ocispec.Descriptor{Digest: e.digest}); there || err != nil || !u.isForeign(e) {
+			continue
+		}
+		gone[e.digest] = true
+		delete(u.has, e.digest)
+		u.wanted = slices.DeleteFunc(u.wanted, func(w entry) bool { return w.digest == e.digest })
+	}
+	return gone
 }
 
 // put writes the index. While that hangs it watches the tag: what others add

@@ -3,6 +3,7 @@ package referrers
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -105,6 +106,9 @@ func backoff(n int) time.Duration {
 // is written. For all else the client has waited and tried as long as it makes
 // sense.
 func mayPass(err error) bool {
+	if errors.Is(err, errDeleting) {
+		return true
+	}
 	switch statusCode(err) {
 	case http.StatusConflict, http.StatusPreconditionFailed, http.StatusInternalServerError:
 		return true
