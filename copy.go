@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
@@ -303,7 +304,8 @@ func (t *tree) toPlace(ctx context.Context, client *oci.Client, to oci.Reference
 	if err := place.CopyBlobs(ctx, t.place, t.blobs(), o); err != nil {
 		return 0, err
 	}
-	if err := t.put(ctx, place, root); err != nil {
+	put := putter{tree: t, place: place}
+	if err := put.put(ctx, root); err != nil {
 		return 0, err
 	}
 	store := storeAt(place)
@@ -312,7 +314,7 @@ func (t *tree) toPlace(ctx context.Context, client *oci.Client, to oci.Reference
 		manifests := make([][]byte, len(attached))
 		err := atOnce(ctx, attached, func(ctx context.Context, i int, n *oci.Node) error {
 			manifests[i] = n.Bytes
-			return t.put(ctx, place, n)
+			return put.put(ctx, n)
 		})
 		if err != nil {
 			return 0, err
@@ -321,7 +323,7 @@ func (t *tree) toPlace(ctx context.Context, client *oci.Client, to oci.Reference
 			return 0, err
 		}
 	}
-	if err := t.putOldTags(ctx, place, store); err != nil {
+	if err := t.putOldTags(ctx, &put, store); err != nil {
 		return 0, err
 	}
 	if foreign, err = t.compare(ctx, store); err != nil {
@@ -330,14 +332,29 @@ func (t *tree) toPlace(ctx context.Context, client *oci.Client, to oci.Reference
 	return foreign, place.Tag(ctx, root, to.Tag)
 }
 
+// A putter stores the manifests of a tree, each once: an index may name a child
+// as often as it likes.
+type putter struct {
+	tree  *tree
+	place *oci.Place
+	done  sync.Map // digests
+}
+
 // put stores a manifest after its children.
-func (t *tree) put(ctx context.Context, place *oci.Place, n *oci.Node) error {
+func (p *putter) put(ctx context.Context, n *oci.Node) error {
+	if _, done := p.done.Load(n.Descriptor.Digest); done {
+		return nil
+	}
 	for _, child := range n.Children {
-		if err := t.put(ctx, place, t.nodes[child.Digest]); err != nil {
+		if err := p.put(ctx, p.tree.nodes[child.Digest]); err != nil {
 			return err
 		}
 	}
-	return place.Put(ctx, n)
+	if err := p.place.Put(ctx, n); err != nil {
+		return err
+	}
+	p.done.Store(n.Descriptor.Digest, true)
+	return nil
 }
 
 // toArchive writes the tree to a new archive.

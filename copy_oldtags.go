@@ -54,9 +54,10 @@ func (t *tree) findOldTags(ctx context.Context) error {
 // putOldTags sets the old tags at a place. What others have under one stays: in
 // a registry it is joined; in a layout, which one process writes at a time, a tag
 // that has more than the source is an error.
-func (t *tree) putOldTags(ctx context.Context, place *oci.Place, store referrers.Store) error {
+func (t *tree) putOldTags(ctx context.Context, put *putter, store referrers.Store) error {
+	place := put.place
 	for _, old := range t.old {
-		if err := t.put(ctx, place, old.node); err != nil {
+		if err := put.put(ctx, old.node); err != nil {
 			return err
 		}
 		if place.Layout == nil {
@@ -92,7 +93,7 @@ func (t *tree) putOldTags(ctx context.Context, place *oci.Place, store referrers
 	return nil
 }
 
-// entries are the old tags as an archive's index.json has them.
+// oldEntries are the old tags as an archive's index.json has them.
 func (t *tree) oldEntries() []ocispec.Descriptor {
 	var entries []ocispec.Descriptor
 	for _, old := range t.old {

@@ -432,3 +432,30 @@ func sumOf(t *testing.T, file string) [32]byte {
 	}
 	return sha256.Sum256(data)
 }
+
+// An index may name a child as often as it likes, on every level: each manifest
+// is stored once.
+func TestAManifestIsCopiedOnceHoweverOftenItIsNamed(t *testing.T) {
+	r := newRegistry(t)
+	_, child := signedModel(t, r, "m", newSigner(t))
+	for level := range 3 {
+		children := make([]ocispec.Descriptor, 10)
+		for i := range children {
+			children[i] = child
+		}
+		child = r.putIndex(t, "m", fmt.Sprintf("v%d", level), children...)
+	}
+	puts := 0
+	c := clientWith(roundTrip(func(req *http.Request) (*http.Response, error) {
+		if req.Method == http.MethodPut && strings.Contains(req.URL.Path, "/manifests/") {
+			puts++
+		}
+		return http.DefaultTransport.RoundTrip(req)
+	}))
+	if _, err := c.Copy(t.Context(), r.host+"/m:v2", r.host+"/n:v2", modelsig.CopyOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if puts != 9 { // four manifests and the tag, two signatures, an SBOM and its scan
+		t.Errorf("%d manifests were stored", puts)
+	}
+}
