@@ -9,6 +9,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/modelsig/modelsig/oci"
+	"github.com/modelsig/modelsig/referrers"
 )
 
 // An Outcome is what one of several targets came to: exactly one of Result and
@@ -82,8 +83,16 @@ func (c *Client) SignIndex(ctx context.Context, ref string, signer Signer, o Sig
 		}
 	}
 	// The index comes last: where it is signed, its manifests are.
+	failed := 0
 	for i, m := range members {
-		if err := keep(ctx, m, outcomes[i].Result, o); err != nil {
+		err := error(nil)
+		if m.Manifest.IsIndex() && failed > 0 {
+			err = fmt.Errorf("sign %s: %d of its manifests could not be signed, and then neither is the index: %w", outcomes[i].Target, failed, referrers.ErrNotAttached)
+		} else {
+			err = keep(ctx, m, outcomes[i].Result, o)
+		}
+		if err != nil {
+			failed++
 			outcomes[i].Result, outcomes[i].Err = nil, err
 		}
 	}

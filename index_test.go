@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"io"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -14,6 +16,7 @@ import (
 
 	"github.com/modelsig/modelsig"
 	"github.com/modelsig/modelsig/oci"
+	"github.com/modelsig/modelsig/referrers"
 	"github.com/modelsig/modelsig/verify"
 )
 
@@ -318,5 +321,36 @@ func TestTagsAreThoseOfModels(t *testing.T) {
 		if tags, err := client.Tags(t.Context(), bad); err == nil || tags != nil {
 			t.Errorf("%s: %+v, %v", bad, tags, err)
 		}
+	}
+}
+
+// Where a manifest's signature could not be attached, the index is not signed:
+// its signature would say that all of it is.
+func TestAnIndexIsNotSignedWhereAManifestOfItIsNot(t *testing.T) {
+	s := newShelf(t, func(t testing.TB) *registry { return newRegistry(t) })
+	signer := newSigner(t)
+	c := new(modelsig.Client)
+	c.Registry.Transport = roundTrip(func(req *http.Request) (*http.Response, error) {
+		if req.Method == http.MethodPut && strings.Contains(req.URL.Path, "/manifests/") {
+			body, err := io.ReadAll(req.Body)
+			if err != nil {
+				return nil, err
+			}
+			if bytes.Contains(body, []byte(s.amd64.Digest)) {
+				return &http.Response{StatusCode: 403, Request: req, Body: http.NoBody, Header: http.Header{}, ProtoMajor: 1, ProtoMinor: 1}, nil
+			}
+			req.Body = io.NopCloser(bytes.NewReader(body))
+		}
+		return http.DefaultTransport.RoundTrip(req)
+	})
+	outcomes, err := c.SignIndex(t.Context(), s.tag(), signer, modelsig.SignOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(outcomes) != 3 || outcomes[0].Err == nil || outcomes[1].Err != nil || !errors.Is(outcomes[2].Err, referrers.ErrNotAttached) {
+		t.Errorf("outcomes %+v", outcomes)
+	}
+	if _, err := new(modelsig.Client).Verify(t.Context(), s.tag(), trusts(signer), modelsig.VerifyOptions{}); !errors.Is(err, modelsig.ErrRefused) {
+		t.Errorf("the index: %v", err)
 	}
 }
