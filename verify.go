@@ -140,6 +140,9 @@ func (c *Client) verifyModel(ctx context.Context, v Verification, model *oci.Mod
 
 // evidence is the bundle the caller named, or what is attached to the model.
 func (c *Client) evidence(ctx context.Context, model *oci.Model, o VerifyOptions) (verify.Evidence, error) {
+	if o.SignatureFile != "" && o.SignatureDigest != "" {
+		return verify.Evidence{}, errors.New("a signature file and the digest of a referrer name two signatures: the verdict rests on one")
+	}
 	if o.SignatureFile != "" {
 		data, err := readSignature(o.SignatureFile, signatureLimit(len(model.Manifest.Layers)))
 		if err != nil {

@@ -221,7 +221,7 @@ func (x *Examination) look(ctx context.Context, e *Examined) {
 	data, err := x.registry.manifest(ctx, ocispec.Descriptor{Digest: e.Digest}, maxLayoutManifest)
 	switch {
 	case statusCode(err) == http.StatusNotFound:
-		e.problem(ProblemDangling, "it is listed, and not there")
+		e.problem(ProblemDangling, "it is not there")
 		return
 	case err != nil:
 		e.problem(ProblemUnread, "%v", err)

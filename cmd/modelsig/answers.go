@@ -39,6 +39,14 @@ func (s *answers[T]) add(a *app, text *answer, result T, ref string) error {
 	return nil
 }
 
+// ref is what the only answer prints as a reference: nothing if it is no yes.
+func (s *answers[T]) ref(pinned string) string {
+	if s.worst != exitYes {
+		return ""
+	}
+	return pinned
+}
+
 // keep keeps a result for JSON alone.
 func (s *answers[T]) keep(result T) { s.results = append(s.results, result) }
 

@@ -75,7 +75,7 @@ func (d *doctorCmd) Run(ctx context.Context, a *app) error {
 		out.add("problem", "%s", findingText(f))
 	}
 	out.add("note", "%s", "what no list names cannot be shown: --fix --referrer DIGEST lists it again")
-	if err := answers.add(a, out, doctorJSONOf(found), found.Pinned); err != nil {
+	if err := answers.add(a, out, doctorJSONOf(found), answers.ref(found.Pinned)); err != nil {
 		return err
 	}
 	return answers.finish(a, "modelsig/doctor/v1")

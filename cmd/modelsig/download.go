@@ -55,7 +55,7 @@ func (d *downloadCmd) Run(ctx context.Context, a *app) error {
 		out.add("incomplete", "%v", found.Incomplete)
 		answers.deny(fmt.Errorf("download from %s: there may be more: %w", found.Reference, found.Incomplete))
 	}
-	if err := answers.add(a, out, result, found.Pinned); err != nil {
+	if err := answers.add(a, out, result, answers.ref(found.Pinned)); err != nil {
 		return err
 	}
 	return answers.finish(a, "modelsig/download/v1")

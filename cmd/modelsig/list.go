@@ -61,7 +61,7 @@ func (l *listCmd) Run(ctx context.Context, a *app) error {
 		out.add("incomplete", "%v", found.Incomplete)
 		answers.deny(fmt.Errorf("list %s: there may be more: %w", found.Reference, found.Incomplete))
 	}
-	if err := answers.add(a, out, result, found.Pinned); err != nil {
+	if err := answers.add(a, out, result, answers.ref(found.Pinned)); err != nil {
 		return err
 	}
 	return answers.finish(a, "modelsig/list/v1")
