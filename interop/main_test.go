@@ -24,7 +24,7 @@ var (
 const commandTime = 2 * time.Minute
 
 // The programs under test and beside it, set once by TestMain.
-var modelsig, cosign, crane, distribution, tsa, fulcio, rekor string
+var modelsig, cosign, crane, distribution, tsa, fulcio, rekor, policy string
 
 func TestMain(m *testing.M) {
 	flag.Parse()
@@ -57,6 +57,13 @@ func setUp(m *testing.M) (code int, err error) {
 	modelsig = filepath.Join(dir, "modelsig")
 	if out, err := exec.Command("go", "build", "-C", "..", "-o", modelsig, "./cmd/modelsig").CombinedOutput(); err != nil {
 		return 0, fmt.Errorf("build modelsig: %w\n%s", err, out)
+	}
+	policy = filepath.Join(dir, "policy")
+	// Without the tag it wants a C library, for signatures that nobody makes here.
+	build := exec.Command("go", "build", "-C", filepath.Join("peers", "policy"), "-tags", "containers_image_openpgp", "-o", policy, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return 0, fmt.Errorf("build policy: %w\n%s", err, out)
 	}
 
 	for _, name := range []string{"DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "MODELSIG_PASSWORD", "SIGSTORE_ID_TOKEN", "ACTIONS_ID_TOKEN_REQUEST_URL"} {
