@@ -257,7 +257,7 @@ func (j *judge) modelSignature(ctx context.Context, st *manifest.Statement, sign
 
 	a, local := j.subject.Artifact, j.subject.Local
 	files := signed.Files()
-	compareLocal := func() error { return j.compareLocal(ctx, files, signed.Hashing(), ignoreOf(signed)) }
+	compareLocal := func() error { return j.compareLocal(ctx, files, signed.Hashing(), leftOutBy(signed, binding)) }
 	strength := StrengthFiles
 	switch {
 	case a == nil:

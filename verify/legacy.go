@@ -17,7 +17,7 @@ func (j *judge) legacySignature(ctx context.Context, st *manifest.Statement, sig
 	if err != nil {
 		return refuse(CodeMalformed, "signed statement of OMS v0.2: %v", err)
 	}
-	if err := j.compareLocal(ctx, signed.Files(), signed.Hashing(), nil); err != nil {
+	if err := j.compareLocal(ctx, signed.Files(), signed.Hashing(), leftOut{}); err != nil {
 		return err
 	}
 	j.warn(fmt.Sprintf("the signature is in the form of OMS v0.2 (%s): sign again to replace it", manifest.PredicateLegacy))

@@ -20,18 +20,40 @@ func (j *judge) compareUnpacked(ctx context.Context, mapping *Mapping) error {
 	if err != nil {
 		return err
 	}
-	return j.compareLocal(ctx, layers, manifest.Hashing{Type: manifest.SHA256}, mapping.Added)
+	return j.compareLocal(ctx, layers, manifest.Hashing{Type: manifest.SHA256}, leftOut{added: mapping.Added})
 }
 
-// ignoreOf is what a statement leaves out by its signer's wish.
-func ignoreOf(m *manifest.Manifest) manifest.Ignore {
-	return manifest.Ignore(m.Serialization.IgnorePaths)
+// kitfile is what kit writes beside the files of a ModelKit: the statement of
+// one leaves it out, so that the unpacked folder verifies with every OMS tool.
+const (
+	layoutKitOps = "kitops"
+	kitfile      = "Kitfile"
+)
+
+// leftOut is what a statement does not list and a folder may have.
+type leftOut struct {
+	paths manifest.Ignore // files, and all below folders
+	added []string        // files that the packer's own tool writes: regular ones, and nothing below such a name
+}
+
+// leftOutBy is what a statement leaves out by its signer's wish.
+func leftOutBy(m *manifest.Manifest, binding *Binding) leftOut {
+	out := leftOut{paths: m.Serialization.IgnorePaths}
+	if binding != nil && binding.Layout == layoutKitOps && slices.Contains(out.paths, kitfile) {
+		out.paths = slices.DeleteFunc(slices.Clone(out.paths), func(p string) bool { return p == kitfile })
+		out.added = []string{kitfile}
+	}
+	return out
+}
+
+func (l leftOut) has(f manifest.File) bool {
+	return l.paths.Match(f.Name) || f.Problem == nil && slices.Contains(l.added, f.Name)
 }
 
 // compareLocal hashes the listed files that are there, in the way in which they
-// are listed, and holds them against the list. recorded are the signer's ignore
-// paths: they hide files that are not listed, and are reported (rules 8, 29).
-func (j *judge) compareLocal(ctx context.Context, listed []manifest.FileResources, hashing manifest.Hashing, recorded manifest.Ignore) error {
+// are listed, and holds them against the list. What the signer left out hides
+// files that are not listed, and is reported (rules 8, 29).
+func (j *judge) compareLocal(ctx context.Context, listed []manifest.FileResources, hashing manifest.Hashing, recorded leftOut) error {
 	local := j.subject.Local
 	// Where the caller knew every sha256, digests were compared and no more.
 	j.now.hashed = hashing != (manifest.Hashing{Type: manifest.SHA256}) ||
@@ -64,7 +86,7 @@ func (j *judge) compareLocal(ctx context.Context, listed []manifest.FileResource
 			}
 		case f.Problem != nil && folders()[f.Name]:
 			return f.Problem
-		case j.ignores(f.Name, recorded):
+		case recorded.has(f) || j.ignores(f.Name):
 			ignored = append(ignored, f.Name)
 		case f.Problem != nil: // no file at all: no flag for files excuses it
 			return f.Problem
@@ -143,8 +165,8 @@ func foldersOf(listed []manifest.FileResources) map[string]bool {
 }
 
 // ignores reports whether a file that is not listed may be there.
-func (j *judge) ignores(name string, recorded manifest.Ignore) bool {
-	return recorded.Match(name) || j.policy.IgnorePaths.Match(name) || j.subject.Local.Own.Match(name) ||
+func (j *judge) ignores(name string) bool {
+	return j.policy.IgnorePaths.Match(name) || j.subject.Local.Own.Match(name) ||
 		!j.policy.IncludeGitPaths && manifest.Ignore(manifest.GitPaths()).Match(name)
 }
 

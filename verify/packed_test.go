@@ -297,3 +297,39 @@ func TestThePolicyWantsALayout(t *testing.T) {
 		wantNo(t, r, err, verify.ErrRefused, verify.CodeLayout)
 	}
 }
+
+// What kit writes beside the files is one file with that name, and no folder or
+// link: nothing else may hide there, with the artifact at hand or offline.
+func TestOnlyOneFileIsExcusedAsTheKitfile(t *testing.T) {
+	k := newKey(t)
+	link := func(l *verify.Local) *verify.Local {
+		l.Files = append(l.Files, manifest.File{Name: "Kitfile", Problem: errors.New("it is a link")})
+		return l
+	}
+	signed := boundTo(t, tiny)
+	for name, local := range map[string]*verify.Local{
+		"a folder":            tiny.with("Kitfile/evil.py", "x").local(),
+		"a link":              link(tiny.local()),
+		"one further below":   tiny.with("code/Kitfile", "x").local(),
+		"in another spelling": tiny.with("kitfile", "x").local(),
+	} {
+		for where, subject := range map[string]verify.Subject{
+			"offline":       {Local: local},
+			"in a registry": {Artifact: pack(tiny, nil).Artifact, Local: local},
+		} {
+			t.Run(name+", "+where, func(t *testing.T) {
+				if _, err := verify.Decide(t.Context(), trusts(k), subject, bundles(k.sign(t, signed))); err == nil {
+					t.Error("verified")
+				}
+			})
+		}
+	}
+	r, err := verify.Decide(t.Context(), trusts(k), verify.Subject{Local: tiny.with("Kitfile", "x").local()}, bundles(k.sign(t, signed)))
+	wantVerified(t, r, err, verify.StrengthFiles)
+	if !slices.Equal(r.Files.Ignored, []string{"Kitfile"}) {
+		t.Errorf("ignored %q", r.Files.Ignored)
+	}
+	// Another layout's signer who leaves out a folder of that name meant it.
+	r, err = verify.Decide(t.Context(), trusts(k), verify.Subject{Local: tiny.with("Kitfile/notes", "x").local()}, bundles(k.sign(t, oms(t, tiny, annotated(t, bindingTo(manifestOf("tiny"))), "Kitfile"))))
+	wantVerified(t, r, err, verify.StrengthFiles)
+}
