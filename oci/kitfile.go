@@ -4,8 +4,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"path"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
+	"oras.land/oras-go/v2/registry"
 
 	"github.com/modelsig/modelsig/manifest"
 )
@@ -50,6 +52,7 @@ func parseKitfile(config []byte) ([]kitPart, error) {
 // readKitfile completes a plan with what the Kitfile says: the names of layers
 // that are one file. Every part must be in a layer: one that is not lives in
 // another artifact or elsewhere, and no signature of this one covers it (M17).
+// A path that is a reference is followed whatever digest stands beside it.
 func (p *Plan) readKitfile(config []byte) error {
 	if config == nil {
 		return refuse("config-json", "config", "a ModelKit without a Kitfile")
@@ -71,10 +74,16 @@ func (p *Plan) readKitfile(config []byte) error {
 	// layers, or one is elsewhere.
 	old := len(byDigest) == 0 && len(parts) == len(p.Sources)
 	for _, part := range parts {
-		if part.RemotePath == "" && (old || layers[part.Digest]) {
+		why := ""
+		switch {
+		case isKitReference(part.Path):
+			why = "the path of this part reads as a reference to another ModelKit, whose files kit unpacks too"
+		case part.RemotePath != "", !old && !layers[part.Digest]:
+			why = "this part of the ModelKit is in no layer: it lives elsewhere"
+		default:
 			continue
 		}
-		if err := p.mapping.permit(manifest.ParentReference, part.Path, "this part of the ModelKit is in no layer: it lives elsewhere"); err != nil {
+		if err := p.mapping.permit(manifest.ParentReference, part.Path, why); err != nil {
 			return err
 		}
 	}
@@ -93,4 +102,29 @@ func (p *Plan) readKitfile(config []byte) error {
 		}
 	}
 	return nil
+}
+
+// isKitReference reports whether kit takes the path of a part for a reference
+// to another ModelKit: [HOST/]REPOSITORY with a tag or a digest, or with a port.
+// More tags may follow after commas.
+func isKitReference(path string) bool {
+	if !strings.ContainsAny(path, ":@") {
+		return false
+	}
+	name, _, _ := strings.Cut(path, ",")
+	host := "localhost" // kit's default
+	if first, rest, ok := strings.Cut(name, "/"); ok && strings.ContainsAny(first, ":.") {
+		host, name = first, rest
+	}
+	name, sum, hasDigest := strings.Cut(name, "@")
+	name, tag, hasTag := strings.Cut(name, ":")
+	ref := registry.Reference{Registry: host, Repository: name, Reference: sum}
+	if ref.ValidateRegistry() != nil || ref.ValidateRepository() != nil {
+		return false
+	}
+	if hasDigest { // kit looks at no tag beside it
+		return ref.ValidateReferenceAsDigest() == nil
+	}
+	ref.Reference = tag
+	return !hasTag || ref.ValidateReferenceAsTag() == nil
 }

@@ -61,6 +61,14 @@ func TestKitfileRefuses(t *testing.T) {
 		threat              manifest.Threat
 	}{
 		{"M17: the model is in another ModelKit", `{"model":{"path":"registry.example.com/acme/base:v1"},"code":[` + good + `]}`, "parent-reference", nil, manifest.ParentReference},
+		{"M17: a reference beside the digest of a layer", `{"model":` + part("registry.example.com/acme/base:v1", weights, weights) + `}`, "parent-reference", nil, manifest.ParentReference},
+		{"M17: a reference in an old kit with a layer for it", `{"model":{"path":"acme/base:v1"}}`, "parent-reference", nil, manifest.ParentReference},
+		{"M17: a reference by digest", `{"model":` + part("registry.example.com/base@"+digest, weights, weights) + `}`, "parent-reference", nil, manifest.ParentReference},
+		{"M17: a reference by tag and digest", `{"model":` + part("base:v1@"+digest, weights, weights) + `}`, "parent-reference", nil, manifest.ParentReference},
+		{"M17: a digest alone", `{"model":` + part(digest, weights, weights) + `}`, "parent-reference", nil, manifest.ParentReference},
+		{"M17: a reference with a port and no tag", `{"model":` + part("localhost:5000/base", weights, weights) + `}`, "parent-reference", nil, manifest.ParentReference},
+		{"M17: a reference with more tags", `{"model":` + part("base:v1,v2 x", weights, weights) + `}`, "parent-reference", nil, manifest.ParentReference},
+		{"M17: a reference among the code", `{"model":` + good + `,"code":[` + part("acme/code:v1", weights, weights) + `]}`, "parent-reference", nil, manifest.ParentReference},
 		{"M17: a part whose layer is not there", `{"model":` + good + `,"docs":[` + part("b", "b", "b") + `]}`, "parent-reference", nil, manifest.ParentReference},
 		{"M17: a remote dataset", `{"model":` + good + `,"datasets":[{"path":"d","remotePath":"s3://bucket/d"}]}`, "parent-reference", nil, manifest.ParentReference},
 		{"M17: an old kit with a part more than layers", `{"model":{"path":"a.bin"},"code":[{"path":"x"}]}`, "parent-reference", nil, manifest.ParentReference},
@@ -94,6 +102,13 @@ func TestKitfileRefuses(t *testing.T) {
 		_, err := unpack(t, modelKit(t, `{"model":`+good+`}`, "model.v1.tar", weights, "docs.v1.raw", "b"), oci.FilesOptions{}, oci.UnpackOptions{})
 		if !errors.Is(err, oci.ErrUnmapped) {
 			t.Errorf("error %v, want ErrUnmapped", err)
+		}
+	})
+	t.Run("paths that are no references", func(t *testing.T) {
+		for _, path := range []string{"a@2x.bin", "user@host", "A:v1", "a.bin:", "a b:v1", "a.bin@" + digest[:20], "_:v1"} {
+			if _, err := unpack(t, modelKit(t, `{"model":`+part(path, weights, weights)+`}`, "model.v1.tar", weights), oci.FilesOptions{}, oci.UnpackOptions{}); err != nil {
+				t.Errorf("%s: %v", path, err)
+			}
 		}
 	})
 	t.Run("an old kit", func(t *testing.T) {
