@@ -21,8 +21,14 @@ type kitPart struct {
 	DiffID     digest.Digest `json:"diffId"`
 }
 
+// kitMembers are the members of a Kitfile that say what belongs to the model.
+var kitMembers = []string{"model", "parts", "code", "datasets", "docs", "prompts", "path", "remotePath", "digest", "diffId"}
+
 // parseKitfile returns the parts of a Kitfile in the order in which they stand.
 func parseKitfile(config []byte) ([]kitPart, error) {
+	if err := manifest.CheckJSON(config, kitMembers...); err != nil {
+		return nil, refuse("config-json", "config", "the Kitfile: %s", reason(err))
+	}
 	var k struct {
 		Model *struct {
 			kitPart

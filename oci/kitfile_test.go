@@ -74,6 +74,7 @@ func TestKitfileRefuses(t *testing.T) {
 		{"M17: an old kit with a part more than layers", `{"model":{"path":"a.bin"},"code":[{"path":"x"}]}`, "parent-reference", nil, manifest.ParentReference},
 		{"T09: another content than the Kitfile says", `{"model":` + part("a.bin", weights, "other") + `}`, "diff-id", nil, ""},
 		{"M12: a member twice", `{"model":` + good + `,"model":` + good + `}`, "config-json", nil, ""},
+		{"M12: a member in two cases", `{"model":` + good + `,"datasets":[{"path":"a","digest":"` + godigest.FromString(weights).String() + `","remotePath":"s3://bucket/d","RemotePath":""}]}`, "config-json", nil, ""},
 		{"not a Kitfile", `[]`, "config-json", nil, ""},
 		{"the Kitfile is a file of a layer", `{"model":` + part("a.bin", tarball(t, regular("Kitfile", "x")), tarball(t, regular("Kitfile", "x"))) + `}`, "duplicate-name",
 			[]string{"model.v1.tar", tarball(t, regular("Kitfile", "x"))}, ""},
