@@ -80,13 +80,11 @@ func (p *Plan) readKitfile(config []byte) error {
 	// layers, or one is elsewhere.
 	old := len(byDigest) == 0 && len(parts) == len(p.Sources)
 	for _, part := range parts {
-		why := ""
-		switch {
-		case isKitReference(part.Path):
-			why = "the path of this part reads as a reference to another ModelKit, whose files kit unpacks too"
-		case part.RemotePath != "", !old && !layers[part.Digest]:
-			why = "this part of the ModelKit is in no layer: it lives elsewhere"
-		default:
+		why := part.elsewhere()
+		if why == "" && !old && !layers[part.Digest] {
+			why = notHere
+		}
+		if why == "" {
 			continue
 		}
 		if err := p.mapping.permit(manifest.ParentReference, part.Path, why); err != nil {
@@ -105,6 +103,37 @@ func (p *Plan) readKitfile(config []byte) error {
 		s.Name = path.Clean(part.Path)
 		if err := manifest.CheckName(s.Name); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+const notHere = "this part of the ModelKit is in no layer: it lives elsewhere"
+
+// elsewhere says why a part is not in this artifact by what the Kitfile says of
+// it alone, "" if it may be.
+func (part kitPart) elsewhere() string {
+	switch {
+	case isKitReference(part.Path):
+		return "the path of this part reads as a reference to another ModelKit, whose files kit unpacks too"
+	case part.RemotePath != "":
+		return notHere
+	}
+	return ""
+}
+
+// readKitAnnotation holds the Kitfile of a ModelPack artifact, which kit obeys
+// as it does the one of a ModelKit, against M17.
+func (p *mapping) readKitAnnotation(kitfile string) error {
+	parts, err := parseKitfile([]byte(kitfile))
+	if err != nil {
+		return err
+	}
+	for _, part := range parts {
+		if why := part.elsewhere(); why != "" {
+			if err := p.permit(manifest.ParentReference, part.Path, why); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -119,3 +119,39 @@ func TestKitfileRefuses(t *testing.T) {
 		}
 	})
 }
+
+// kit obeys the Kitfile in an annotation as it does the one of a ModelKit.
+func TestKitfileInAnAnnotation(t *testing.T) {
+	annotated := func(kitfile string) *oci.Manifest {
+		m := manifestOf(typed(typeWeight+"raw", "a", filepathKey, "a.bin"))
+		return parse(t, strings.Replace(m, `"annotations":{"org.opencontainers.image.created"`, `"annotations":{"ml.kitops.modelkit.kitfile":`+quoteJSON(kitfile)+`,"org.opencontainers.image.created"`, 1))
+	}
+	for _, test := range []struct {
+		name, kitfile, code string
+		threat              manifest.Threat
+	}{
+		{"M17: another ModelKit", `{"model":{"path":"registry.example.com/acme/base:v1"}}`, "parent-reference", manifest.ParentReference},
+		{"M17: a remote dataset", `{"model":{"path":"a.bin"},"datasets":[{"path":"d","remotePath":"s3://bucket/d"}]}`, "parent-reference", manifest.ParentReference},
+		{"M12: a member twice", `{"model":{"path":"a.bin"},"model":{"path":"b"}}`, "config-json", ""},
+		{"not JSON", "model:\n  path: a.bin\n", "config-json", ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			m := annotated(test.kitfile)
+			_, err := m.Files(oci.FilesOptions{})
+			if threat := wantThreat(t, err, test.code); threat.Threat != test.threat {
+				t.Errorf("allowed by %q, want %q", threat.Threat, test.threat)
+			}
+			if test.threat == "" {
+				return
+			}
+			files, err := m.Files(oci.FilesOptions{Allow: manifest.Allow{test.threat}})
+			if err != nil || len(files.Warnings) != 1 {
+				t.Errorf("allowed: %+v, %v", files, err)
+			}
+		})
+	}
+	files, err := annotated(`{"model":{"path":"a.bin"}}`).Files(oci.FilesOptions{})
+	if err != nil || !slices.Equal(files.Added, []string{"Kitfile"}) {
+		t.Errorf("a part of its own: %+v, %v", files, err)
+	}
+}

@@ -175,8 +175,14 @@ func (m *Manifest) Plan(o FilesOptions) (*Plan, error) {
 	if layout == LayoutModelCar {
 		p.files.Root = modelCarRoot
 	}
-	if _, ok := m.Annotations[annotationKitfile]; ok || layout == LayoutKitOps {
+	annotated, ok := m.Annotations[annotationKitfile]
+	if ok || layout == LayoutKitOps {
 		p.files.Added = []string{kitfile}
+	}
+	if annotated != "" { // "": kit takes it for none
+		if err := p.readKitAnnotation(annotated); err != nil {
+			return nil, err
+		}
 	}
 	read := p.reader()
 	if title, ok := m.Config.Annotations[annotationTitle]; ok {
