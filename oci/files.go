@@ -96,8 +96,8 @@ var ErrPacked = fmt.Errorf("%w unless they are read", ErrUnmapped)
 // [*manifest.ThreatError] for what is hostile or ambiguous, an error that wraps
 // [ErrPacked] for archives, and one that wraps [ErrUnmapped] for what has no
 // mapping. The codes, beside those of manifest.CheckNames, are no-layers (M08),
-// duplicate-name (N01), path-annotation (N15), file-metadata (N16), and the
-// names of the opt-ins.
+// duplicate-name (N01), path-annotation (N15), file-metadata (N16),
+// nested-manifest, and the names of the opt-ins.
 func (m *Manifest) Files(o FilesOptions) (*Files, error) {
 	plan, err := m.Plan(o)
 	if err != nil {
@@ -141,6 +141,22 @@ func (m *Manifest) checkNames() error {
 		if _, err := manifest.CheckNames(sortedKeys(names), manifest.Threats()); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// checkNested refuses a layer that is a manifest by its media type: oras walks
+// into it, named or not, and writes the files of that one, which nobody maps.
+func (m *Manifest) checkNested() error {
+	for i, desc := range append([]ocispec.Descriptor{m.Config}, m.Layers...) {
+		if !isManifestType(strings.ToLower(desc.MediaType)) {
+			continue
+		}
+		what := "config"
+		if i > 0 {
+			what = fmt.Sprintf("layers[%d]", i-1)
+		}
+		return refuse("nested-manifest", what, "it is a manifest (%s): oras writes the files of that one too", quote(desc.MediaType))
 	}
 	return nil
 }

@@ -167,6 +167,9 @@ func (m *Manifest) Plan(o FilesOptions) (*Plan, error) {
 	if err := m.checkNames(); err != nil {
 		return nil, err
 	}
+	if err := m.checkNested(); err != nil {
+		return nil, err
+	}
 	layout, err := m.layout()
 	if err != nil {
 		return nil, err

@@ -118,6 +118,34 @@ func TestLayoutsRefuse(t *testing.T) {
 	}
 }
 
+// oras follows a layer that is a manifest, and writes files that no layout knows.
+func TestNoLayerIsAManifest(t *testing.T) {
+	image := `{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"` + digest + `","size":9}`
+	for _, mediaType := range []string{
+		typeManifest, typeIndex, typeDocker,
+		"application/vnd.docker.distribution.manifest.list.v2+json",
+		"application/vnd.oci.artifact.manifest.v1+json",
+		"application/vnd.OCI.image.manifest.v1+json",
+	} {
+		nested := typed(mediaType, "b")
+		for name, data := range map[string]string{
+			"titled":       manifestOf(layer("a", "a"), typed(mediaType, "b", titleKey, "b")),
+			"untitled":     manifestOf(layer("a", "a"), nested),
+			"alone":        manifestOf(nested),
+			"the config":   withConfig(manifestOf(layer("a", "a")), nested),
+			"modelpack":    manifestOf(typed(typeWeight+"raw", "a", filepathKey, "a"), typed(mediaType, "b", filepathKey, "b")),
+			"kitops":       manifestOf(typed(typeKit+"tar", "a"), nested),
+			"docker-model": manifestOf(typed(typeDMR+"gguf.v3", "a"), nested),
+			"modelcar":     withConfig(manifestOf(typed(typeTarGzip, "a"), nested), image),
+		} {
+			_, err := parse(t, data).Plan(oci.FilesOptions{Allow: manifest.Threats()})
+			if threat, ok := errors.AsType[*manifest.ThreatError](err); !ok || threat.Code != "nested-manifest" {
+				t.Errorf("%s, %s: %v", mediaType, name, err)
+			}
+		}
+	}
+}
+
 // N16: another name is somebody's slip, and changes no file.
 func TestMetadataOfAnotherNameIsAWarning(t *testing.T) {
 	files, err := parse(t, manifestOf(typed(typeWeight+"raw", "a", filepathKey, "a", metadataKey, `{"name":"b","size":1,"mode":493}`))).Files(oci.FilesOptions{})
