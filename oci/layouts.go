@@ -356,6 +356,9 @@ func (p *mapping) add(desc ocispec.Descriptor, layer int, read reader) error {
 	if layer >= 0 {
 		what = fmt.Sprintf("layers[%d]", layer)
 	}
+	if err := p.checkUnpack(desc, what); err != nil {
+		return err
+	}
 	s, err := read(p, desc, what)
 	if errors.Is(err, errSkipped) {
 		return nil
@@ -402,6 +405,22 @@ func (p *mapping) checkURLs(desc ocispec.Descriptor, what string) error {
 		return nil
 	}
 	return p.permit(manifest.ForeignURLs, what, "it says that its content is elsewhere")
+}
+
+// checkUnpack refuses oras' word for a folder where names are paths: the
+// packer's own tool does not know it, and decides by the media type.
+func (p *mapping) checkUnpack(desc ocispec.Descriptor, what string) error {
+	switch p.files.Layout {
+	case LayoutModelPack, LayoutKitOps, LayoutDockerModel:
+	default:
+		return nil
+	}
+	unpack, ok := desc.Annotations[annotationUnpack]
+	if !ok || unpack == "false" {
+		return nil
+	}
+	return refuse("unpack-annotation", what, "it reads as a folder that oras unpacks, by %s %s, and as what its media type (%s) says in the layout %s",
+		annotationUnpack, quote(unpack), quote(desc.MediaType), p.files.Layout)
 }
 
 // titled reads a layer as oras does.
