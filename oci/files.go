@@ -20,7 +20,7 @@ const (
 )
 
 // CodePathAnnotation is the code of the threat that a layer is named in two
-// ways and nobody chose (N15).
+// ways and nobody chose, or can choose: between two paths (N15).
 const CodePathAnnotation = "path-annotation"
 
 const (
@@ -123,6 +123,11 @@ func (m *Manifest) checkNames() error {
 			if err := manifest.CheckName(name); err != nil {
 				return err
 			}
+		}
+		now, hasNow := desc.Annotations[annotationFilepath]
+		before, hasBefore := desc.Annotations[annotationLegacyFilepath]
+		if hasNow && hasBefore && now != before {
+			return refuse(CodePathAnnotation, now, "it has another path, %s, in %s: consumers differ in which of the two they prefer", quote(before), annotationLegacyFilepath)
 		}
 		title, ok := desc.Annotations[annotationTitle]
 		if path, named := filePath(desc); !ok && named && !isPackedType(desc.MediaType) {

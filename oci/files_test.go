@@ -98,6 +98,11 @@ func TestFilesRefuses(t *testing.T) {
 		{"N13: a file and a folder", manifestOf(a, layer("a.bin/x", "x")), "file-and-folder", ""},
 		{"N15: title and path differ", manifestOf(withAnnotation(a, filepathKey, "evil.py")), "path-annotation", ""},
 		{"N15: title and the legacy path differ", manifestOf(withAnnotation(a, "org.cnai.model.filepath", "evil.py")), "path-annotation", ""},
+		{"N15: two paths", manifestOf(typed(typeWeight+"raw", "a", filepathKey, "a", legacyPath, "b")), "path-annotation", ""},
+		{"N15: two paths of nobody's type", manifestOf(typed("application/octet-stream", "a", filepathKey, "a", legacyPath, "b")), "path-annotation", ""},
+		{"N15: two paths, and a title like one", manifestOf(withAnnotation(withAnnotation(a, filepathKey, "a.bin"), legacyPath, "b")), "path-annotation", ""},
+		{"N15: two paths of an archive", manifestOf(typed(typeWeight+"tar", "a", filepathKey, "a", legacyPath, "b")), "path-annotation", ""},
+		{"N15: two paths of a ModelKit's layer", manifestOf(typed(typeKit+"raw", "a", filepathKey, "a", legacyPath, "b")), "path-annotation", ""},
 		{"N17: a layer without a name", manifestOf(a, untitled(b)), "unnamed-layer", manifest.UnnamedLayer},
 		{"N17: a layer with a path only", manifestOf(a, withAnnotation(strings.Replace(b, "org.opencontainers.image.title", "x", 1), filepathKey, "b.bin")), "unnamed-layer", manifest.UnnamedLayer},
 		{"N20b: a file that git runs", manifestOf(a, layer(".git/config", "x")), "git-files", manifest.GitFiles},
@@ -220,6 +225,11 @@ func TestFilesPathAnnotation(t *testing.T) {
 		if len(files.Uncovered) == 0 {
 			t.Errorf("%s: the other name is not uncovered", choice)
 		}
+	}
+	two := parse(t, manifestOf(withAnnotation(withAnnotation(layer("safe.py", "x"), filepathKey, "safe.py"), legacyPath, "evil.py")))
+	for _, choice := range []string{oci.PathTitle, oci.PathFilepath} {
+		_, err := two.Files(oci.FilesOptions{PathAnnotation: choice})
+		wantThreat(t, err, oci.CodePathAnnotation)
 	}
 	same := parse(t, manifestOf(withAnnotation(layer("safe.py", "x"), filepathKey, "safe.py")))
 	files, err := same.Files(oci.FilesOptions{PathAnnotation: oci.PathTitle})
