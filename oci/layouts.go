@@ -491,8 +491,13 @@ func car(p *mapping, desc ocispec.Descriptor, what string) (Source, error) {
 	return Source{Archive: true, Compression: openCompression(desc.MediaType), root: modelCarRoot}, nil
 }
 
+// dockerTypeNames is the type of a config by which some readers of Docker's
+// models name layers by their type, also where they have paths.
+const dockerTypeNames = "application/vnd.docker.ai.model.config.v0.1+json"
+
 // docker reads the layers as Docker Model Runner does: by their paths, or,
 // where no layer has one, under the names that it gives them by their type.
+// Where the config says that types count, both must say the same.
 func (p *mapping) docker() reader {
 	const prefix = "application/vnd.docker.ai."
 	count, seen := map[string]int{}, map[string]int{}
@@ -510,14 +515,8 @@ func (p *mapping) docker() reader {
 		}
 		return Source{Name: fmt.Sprintf("model-%05d-of-%05d%s", seen[kind], count[kind], extension)}, nil
 	}
-	return func(p *mapping, desc ocispec.Descriptor, what string) (Source, error) {
-		switch kind := strings.TrimPrefix(desc.MediaType, prefix); {
-		case kind == "dir.tar":
-			return Source{Archive: true, Compression: anyCompression}, nil
-		case isArchiveType(desc.MediaType):
-			return Source{Archive: true, Compression: compressionOf(desc.MediaType)}, nil
-		case withPaths:
-			return pathed(p, desc, what)
+	byType := func(kind string) (Source, error) {
+		switch {
 		case kind == "gguf.v3":
 			return shards(kind, ".gguf")
 		case kind == "safetensors" && count["gguf.v3"] == 0:
@@ -531,6 +530,33 @@ func (p *mapping) docker() reader {
 		}
 		return Source{}, nil
 	}
+	return func(p *mapping, desc ocispec.Descriptor, what string) (Source, error) {
+		kind := strings.TrimPrefix(desc.MediaType, prefix)
+		switch {
+		case kind == "dir.tar":
+			return Source{Archive: true, Compression: anyCompression}, nil
+		case isArchiveType(desc.MediaType):
+			return Source{Archive: true, Compression: compressionOf(desc.MediaType)}, nil
+		case !withPaths:
+			return byType(kind)
+		}
+		s, err := pathed(p, desc, what)
+		if err != nil || p.m.Config.MediaType != dockerTypeNames {
+			return s, err
+		}
+		if typed, _ := byType(kind); typed.Name != s.Name {
+			return Source{}, refuse("docker-version", what, "by its path it is %s, and by its type, which counts with a config of v0.1, %s", fileOrNone(s.Name), fileOrNone(typed.Name))
+		}
+		return s, nil
+	}
+}
+
+// fileOrNone is a name for a message.
+func fileOrNone(name string) string {
+	if name == "" {
+		return "no file"
+	}
+	return quote(name)
 }
 
 // name returns the file name of a layer by the annotation that the layout

@@ -154,6 +154,37 @@ func TestNoLayerIsAManifest(t *testing.T) {
 	}
 }
 
+// A config of v0.1 says that types name files, and paths say it too.
+func TestDockerPathsBesideTypes(t *testing.T) {
+	shards := func(first, second string) string {
+		return manifestOf(typed(typeDMR+"safetensors", "a", filepathKey, first), typed(typeDMR+"safetensors", "b", filepathKey, second))
+	}
+	const one, two = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+	config := func(version string) string { return typed(typeDMR+"model.config."+version+"+json", "{}") }
+	for _, test := range []struct {
+		name, data, version, code string
+	}{
+		{"the same names", shards(one, two), "v0.1", ""},
+		{"shards the other way round", shards(two, one), "v0.1", "docker-version"},
+		{"the same by v0.2, where paths alone count", shards(two, one), "v0.2", ""},
+		{"a folder", manifestOf(typed(typeDMR+"gguf.v3", "a", filepathKey, "sub/model.gguf")), "v0.1", "docker-version"},
+		{"a license that is written by its path alone", manifestOf(typed(typeDMR+"gguf.v3", "a", filepathKey, "model.gguf"), typed(typeDMR+"license", "l", filepathKey, "LICENSE")), "v0.1", "docker-version"},
+		{"a license that neither writes", manifestOf(typed(typeDMR+"gguf.v3", "a", filepathKey, "model.gguf"), typed(typeDMR+"license", "l")), "v0.1", "unnamed-layer"},
+		{"a path for one of two", manifestOf(typed(typeDMR+"gguf.v3", "a", filepathKey, "model.gguf"), typed(typeDMR+"mmproj", "p")), "v0.1", "docker-version"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := parse(t, withConfig(test.data, config(test.version))).Files(oci.FilesOptions{})
+			if test.code == "" {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			wantThreat(t, err, test.code)
+		})
+	}
+}
+
 // N16: another name is somebody's slip, and changes no file.
 func TestMetadataOfAnotherNameIsAWarning(t *testing.T) {
 	files, err := parse(t, manifestOf(typed(typeWeight+"raw", "a", filepathKey, "a", metadataKey, `{"name":"b","size":1,"mode":493}`))).Files(oci.FilesOptions{})
