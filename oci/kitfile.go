@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -67,10 +68,10 @@ func (p *Plan) readKitfile(config []byte) error {
 	if err != nil {
 		return err
 	}
-	byDigest, layers := map[digest.Digest]kitPart{}, map[digest.Digest]bool{}
+	byDigest, layers := map[digest.Digest][]string{}, map[digest.Digest]bool{}
 	for _, part := range parts {
 		if part.Digest != "" {
-			byDigest[part.Digest] = part
+			byDigest[part.Digest] = append(byDigest[part.Digest], path.Clean(part.Path))
 		}
 	}
 	for _, s := range p.Sources {
@@ -93,14 +94,25 @@ func (p *Plan) readKitfile(config []byte) error {
 	}
 	for i := range p.Sources {
 		s := &p.Sources[i]
-		if s.Archive || s.Name != "" {
+		if s.Archive {
 			continue
 		}
-		part, ok := byDigest[s.Descriptor.Digest]
-		if !ok {
+		// One layer is one file: kit writes the layer of a digest once, and which
+		// of two paths then counts is nobody's to guess.
+		paths := byDigest[s.Descriptor.Digest]
+		slices.Sort(paths)
+		paths = slices.Compact(paths)
+		switch {
+		case len(paths) > 1:
+			return refuse("kitfile-path", sourceName(*s), "it is one file, and the Kitfile has two paths for its digest: %s and %s", quote(paths[0]), quote(paths[1]))
+		case len(paths) == 1 && s.Name != "" && path.Clean(s.Name) != paths[0]:
+			return refuse("kitfile-path", sourceName(*s), "its annotation names it %s, and the Kitfile %s", quote(s.Name), quote(paths[0]))
+		case s.Name != "":
+			continue
+		case len(paths) == 0:
 			return fmt.Errorf("%w: %s has no name, and the Kitfile does not name its digest", ErrUnmapped, sourceName(*s))
 		}
-		s.Name = path.Clean(part.Path)
+		s.Name = paths[0]
 		if err := manifest.CheckName(s.Name); err != nil {
 			return err
 		}

@@ -78,6 +78,8 @@ func TestKitfileRefuses(t *testing.T) {
 		{"not a Kitfile", `[]`, "config-json", nil, ""},
 		{"the Kitfile is a file of a layer", `{"model":` + part("a.bin", tarball(t, regular("Kitfile", "x")), tarball(t, regular("Kitfile", "x"))) + `}`, "duplicate-name",
 			[]string{"model.v1.tar", tarball(t, regular("Kitfile", "x"))}, ""},
+		{"two readings: two paths of one raw layer", `{"model":` + part("a", "a", "a") + `,"docs":[` + part("b", "a", "a") + `]}`, "kitfile-path", []string{"model.v1.raw", "a"}, ""},
+		{"two readings: two paths of two equal raw layers", `{"model":` + part("a", "a", "a") + `,"docs":[` + part("b", "a", "a") + `]}`, "kitfile-path", []string{"model.v1.raw", "a", "docs.v1.raw", "a"}, ""},
 		{"N04: the name of a raw layer", `{"model":` + part("../a", "a", "a") + `}`, "name-parent", []string{"model.v1.raw", "a"}, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -110,6 +112,21 @@ func TestKitfileRefuses(t *testing.T) {
 			if _, err := unpack(t, modelKit(t, `{"model":`+part(path, weights, weights)+`}`, "model.v1.tar", weights), oci.FilesOptions{}, oci.UnpackOptions{}); err != nil {
 				t.Errorf("%s: %v", path, err)
 			}
+		}
+	})
+	annotated := func(name string) *oci.Model {
+		kitfile := `{"model":` + part("./w/a.bin", "a", "a") + `}`
+		m := withConfig(manifestOf(typed(typeKit+"raw", "a", filepathKey, name)), typed("application/vnd.kitops.modelkit.config.v1+json", kitfile))
+		return stored(t, m, "a", kitfile)
+	}
+	t.Run("two readings: an annotation beside another path", func(t *testing.T) {
+		_, err := unpack(t, annotated("b.bin"), oci.FilesOptions{Allow: manifest.Threats()}, oci.UnpackOptions{})
+		wantThreat(t, err, "kitfile-path")
+	})
+	t.Run("an annotation that says the same", func(t *testing.T) {
+		files, err := unpack(t, annotated("w/a.bin"), oci.FilesOptions{}, oci.UnpackOptions{})
+		if err != nil || !slices.Equal(names(files.Files), []string{"w/a.bin"}) {
+			t.Errorf("%+v, %v", files, err)
 		}
 	})
 	t.Run("an old kit", func(t *testing.T) {
