@@ -81,6 +81,11 @@ func (p *Plan) readKitfile(config []byte) error {
 	// layers, or one is elsewhere.
 	old := len(byDigest) == 0 && len(parts) == len(p.Sources)
 	for _, part := range parts {
+		// kit takes the entries of such kits to lie in the folder of the path,
+		// as its first versions packed them; later ones packed the whole path.
+		if folder := path.Dir(path.Clean(part.Path)); len(byDigest) == 0 && folder != "." && !isKitReference(part.Path) && part.RemotePath == "" {
+			return fmt.Errorf("%w: the Kitfile names no digests, and %s has a folder: kit unpacks the layer below %s, and others by the names in it", ErrUnmapped, quote(part.Path), quote(folder))
+		}
 		why := part.elsewhere()
 		if why == "" && !old && !layers[part.Digest] {
 			why = notHere

@@ -129,8 +129,16 @@ func TestKitfileRefuses(t *testing.T) {
 			t.Errorf("%+v, %v", files, err)
 		}
 	})
+	t.Run("two readings: an old kit with a folder in a path", func(t *testing.T) {
+		for _, path := range []string{"sub/a.bin", "./sub/d", "../d", "/d"} {
+			_, err := unpack(t, modelKit(t, `{"model":{"path":"`+path+`"}}`, "model.v1.tar", weights), oci.FilesOptions{Allow: manifest.Threats()}, oci.UnpackOptions{})
+			if !errors.Is(err, oci.ErrUnmapped) {
+				t.Errorf("%s: error %v, want ErrUnmapped", path, err)
+			}
+		}
+	})
 	t.Run("an old kit", func(t *testing.T) {
-		files, err := unpack(t, modelKit(t, `{"model":{"path":"a.bin"}}`, "model.v1.tar", weights), oci.FilesOptions{}, oci.UnpackOptions{})
+		files, err := unpack(t, modelKit(t, `{"model":{"path":"./a.bin"}}`, "model.v1.tar", weights), oci.FilesOptions{}, oci.UnpackOptions{})
 		if err != nil || len(files.Files) != 1 {
 			t.Errorf("%+v, %v", files, err)
 		}
