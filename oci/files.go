@@ -97,7 +97,7 @@ var ErrPacked = fmt.Errorf("%w unless they are read", ErrUnmapped)
 // [ErrPacked] for archives, and one that wraps [ErrUnmapped] for what has no
 // mapping. The codes, beside those of manifest.CheckNames, are no-layers (M08),
 // duplicate-name (N01), path-annotation (N15), file-metadata (N16),
-// nested-manifest, unpack-annotation, docker-version, and the names of the opt-ins.
+// nested-manifest, layer-type (M07), unpack-annotation, docker-version, and the names of the opt-ins.
 func (m *Manifest) Files(o FilesOptions) (*Files, error) {
 	plan, err := m.Plan(o)
 	if err != nil {

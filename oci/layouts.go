@@ -170,6 +170,11 @@ func (m *Manifest) Plan(o FilesOptions) (*Plan, error) {
 	if err := m.checkNested(); err != nil {
 		return nil, err
 	}
+	for i, layer := range m.Layers {
+		if err := checkPackerType(layer.MediaType, fmt.Sprintf("layers[%d]", i)); err != nil {
+			return nil, err
+		}
+	}
 	layout, err := m.layout()
 	if err != nil {
 		return nil, err
@@ -284,6 +289,38 @@ func isArchiveType(mediaType string) bool {
 	mediaType, _, _ = strings.Cut(mediaType, "+")
 	return strings.HasSuffix(mediaType, ".tar")
 }
+
+// checkPackerType refuses a type of a packer's own that says tar, raw or a
+// compression in a way that we do not know (M07): a consumer that knows it
+// writes other files than one that does not.
+func checkPackerType(mediaType, what string) error {
+	packer := packerOf(mediaType)
+	if packer == "" {
+		return nil
+	}
+	base, compression, compressed := strings.Cut(mediaType, "+")
+	words := strings.Split(base, ".")
+	format := words[len(words)-1]
+	packed := format == "tar" || format == "raw"
+	known := mediaType == strings.ToLower(mediaType) &&
+		!slices.ContainsFunc(words[:len(words)-1], func(w string) bool { return w == "tar" || w == "raw" }) &&
+		!slices.Contains(compressions, format) &&
+		(packed || packer != LayoutKitOps)
+	switch {
+	case !compressed, compression == "gzip", compression == "zstd":
+	case compression == "json" && !packed: // a file that says what is in it
+	default:
+		known = false
+	}
+	if !known {
+		return refuse("layer-type", what, "its type, %s, is neither a file's nor a tar's with a compression that is known", quote(mediaType))
+	}
+	return nil
+}
+
+// compressions are words at the end of a type that say that it is no plain
+// file, where the packers say so after a plus.
+var compressions = []string{"gz", "gzip", "tgz", "zst", "zstd", "bz2", "bzip2", "xz", "lzma", "lz4", "br", "zip"}
 
 // compressionOf is what the end of a media type says.
 func compressionOf(mediaType string) string {

@@ -154,6 +154,39 @@ func TestNoLayerIsAManifest(t *testing.T) {
 	}
 }
 
+// M07: what says tar, raw or a compression in a way of its own.
+func TestTypesOfNoPacker(t *testing.T) {
+	for _, mediaType := range []string{
+		typeWeight + "tar+bzip2", typeWeight + "tar+gzip+gzip", typeWeight + "tar+gzip+bzip2", typeWeight + "raw+xz", typeWeight + "tar.gz",
+		typeWeight + "tar.gzip", typeWeight + "raw.zstd", typeWeight + "tgz", typeWeight + "Tar", typeWeight + "tar+GZIP", typeWeight + "tar+", typeWeight + "raw+json",
+		typeWeight + "gguf+xz", "application/vnd.cnai.model.weight.v1.tar+lz4",
+		typeKit + "tar+bzip2", typeKit + "raw.gz", typeKit + "zip", "application/vnd.kitops.modelkit.model.v1",
+		typeDMR + "dir.tar.gz", typeDMR + "dir.tar+xz", typeDMR + "gguf.v3+bzip2",
+	} {
+		for name, data := range map[string]string{
+			"pathed": manifestOf(typed(mediaType, "a", filepathKey, "a")),
+			"titled": manifestOf(typed(mediaType, "a", titleKey, "a")),
+			"bare":   manifestOf(typed(mediaType, "a")),
+		} {
+			_, err := parse(t, data).Plan(oci.FilesOptions{Allow: manifest.Threats()})
+			if threat, ok := errors.AsType[*manifest.ThreatError](err); !ok || threat.Code != "layer-type" {
+				t.Errorf("%s, %s: %v", mediaType, name, err)
+			}
+		}
+	}
+	for _, mediaType := range []string{
+		typeWeight + "raw", typeWeight + "tar", typeWeight + "tar+gzip", typeWeight + "raw+zstd", typeWeight + "gguf", typeWeight + "safetensors+gzip",
+		"application/vnd.cncf.model.weight.config.v1.raw", typeDMR + "gguf.v3", typeDMR + "dir.tar", typeDMR + "vllm.config.tar", typeDMR + "model.file+json",
+	} {
+		if _, err := parse(t, manifestOf(typed(mediaType, "a", filepathKey, "a"))).Plan(oci.FilesOptions{}); err != nil {
+			t.Errorf("%s: %v", mediaType, err)
+		}
+	}
+	if _, err := parse(t, manifestOf(typed(typeKit+"tar+gzip", "a"), typed(typeKit+"raw+zstd", "a"))).Plan(oci.FilesOptions{}); err != nil {
+		t.Error(err)
+	}
+}
+
 // A config of v0.1 says that types name files, and paths say it too.
 func TestDockerPathsBesideTypes(t *testing.T) {
 	shards := func(first, second string) string {
