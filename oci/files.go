@@ -34,6 +34,7 @@ const (
 
 	// emptyDigest is the digest of "{}", the empty config of the image spec.
 	emptyDigest = "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+	emptySize   = int64(len("{}"))
 )
 
 // FilesOptions say what [Manifest.Files] may accept. The zero value accepts

@@ -78,9 +78,9 @@ var (
 // [ErrIndex] for an index. The codes are manifest-too-large, manifest-json (what
 // manifest.CheckJSON refuses), manifest-shape, schema-version, schema1,
 // media-type, media-type-mismatch, layers-and-manifests, missing-config,
-// missing-layers, missing-size, negative-size, size-overflow, digest-format,
-// digest-algorithm, descriptor-media-type, data-mismatch, non-distributable and
-// encrypted-layer.
+// missing-layers, missing-size, negative-size, size-mismatch, size-overflow,
+// digest-format, digest-algorithm, descriptor-media-type, data-mismatch,
+// non-distributable and encrypted-layer.
 func ParseManifest(data []byte, mediaType string) (*Manifest, error) {
 	m, err := parseAny(data, mediaType)
 	if err == nil && m.IsIndex() {
@@ -247,6 +247,9 @@ func (m *Manifest) checkRaw(raw json.RawMessage, desc ocispec.Descriptor, what s
 	}
 	if size := members["size"]; size == nil || isNull(size) {
 		return refuse("missing-size", what, "it has no size")
+	}
+	if desc.Digest == emptyDigest && desc.Size != emptySize {
+		return refuse("size-mismatch", what, "it has the digest of {}, and %d bytes (M03)", desc.Size)
 	}
 	if !isMediaType(desc.MediaType) {
 		return refuse("descriptor-media-type", what, "%s is not a media type", quote(desc.MediaType))

@@ -108,6 +108,8 @@ func TestParseManifestRefuses(t *testing.T) {
 		{"M01: the config's digest", edit("sha256:44136fa3", "sha256:44136FA3"), "", "digest-format"},
 		{"M02: sha512", edit(hello, "sha512:"+helloHex+helloHex), "", "digest-algorithm"},
 		{"M03: negative size", edit(`"size":5`, `"size":-5`), "", "negative-size"},
+		{"M03: the empty config has another size", edit(`"size":2,"data":"e30="`, `"size":3`), "", "size-mismatch"},
+		{"M03: an empty layer has another size", edit(hello, "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"), "", "size-mismatch"},
 		{"M03: no size", edit(`"size":5,`, ""), "", "missing-size"},
 		{"M03: null size", edit(`"size":5`, `"size":null`), "", "missing-size"},
 		{"M03: a size that is a string", edit(`"size":5`, `"size":"5"`), "", "manifest-shape"},
