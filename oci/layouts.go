@@ -638,6 +638,10 @@ func (p *mapping) metadata(desc ocispec.Descriptor, name string, compressed bool
 	if !ok || name == "" {
 		return false, nil
 	}
+	// What two parsers read differently says two things of one file (M12).
+	if err := manifest.CheckJSON([]byte(text), "name", "mode", "size", "uid", "gid", "mtime", "typeflag"); err != nil {
+		return false, refuse("file-metadata", name, "%s: %s", annotationMetadata, reason(err))
+	}
 	var meta struct {
 		Name string `json:"name"`
 		Mode uint32 `json:"mode"`
