@@ -159,6 +159,9 @@ func (m *Manifest) Plan(o FilesOptions) (*Plan, error) {
 		return nil, fmt.Errorf("path annotation %s is neither %q nor %q", quote(o.PathAnnotation), PathTitle, PathFilepath)
 	}
 	if m.IsIndex() {
+		if err := m.checkChildren(o.Allow); err != nil {
+			return nil, err
+		}
 		return nil, fmt.Errorf("%w: an index has none, and this says nothing about its manifests", ErrUnmapped)
 	}
 	if !slices.ContainsFunc(m.Layers, func(l ocispec.Descriptor) bool { return !isEmptyDescriptor(l) }) {

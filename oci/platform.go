@@ -245,6 +245,22 @@ func (m *Manifest) readIndex(top map[string]json.RawMessage) error {
 	return nil
 }
 
+// checkChildren refuses an index that lists no model (M08), and one whose
+// children are said to be elsewhere (M05). Nobody can take the latter for a mere
+// lack of files, so that it names no threat: a signature of an index says what
+// the index says, urls included.
+func (m *Manifest) checkChildren(allow manifest.Allow) error {
+	if !slices.ContainsFunc(m.children, func(c Child) bool { return !c.IsAttestation() }) {
+		return refuse("no-layers", "manifests", "none is a model: nothing to sign")
+	}
+	for i, child := range m.children {
+		if len(child.Descriptor.URLs) > 0 && !allow.Has(manifest.ForeignURLs) {
+			return refuse(string(manifest.ForeignURLs), fmt.Sprintf("manifests[%d]", i), "the index says that this manifest is elsewhere; %s is not allowed", manifest.ForeignURLs)
+		}
+	}
+	return nil
+}
+
 // indexMembers are what the image spec defines for an index.
 var indexMembers = []string{"schemaVersion", "mediaType", "artifactType", "manifests", "subject", "annotations"}
 

@@ -18,6 +18,7 @@ import (
 	godigest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/modelsig/modelsig/manifest"
 	"github.com/modelsig/modelsig/oci"
 )
 
@@ -310,5 +311,37 @@ func TestOpenAnyOpensBoth(t *testing.T) {
 	}
 	if m, err := newClient(t, oci.Options{}).OpenAny(t.Context(), mustParse(t, strings.TrimSuffix(inLayout(t, mixed), ":v1"))); err != nil || !m.Manifest.IsIndex() {
 		t.Errorf("the one model of a layout is an index: %v", err)
+	}
+}
+
+// An index has no files; some are no subject either.
+func TestFilesOfAnIndex(t *testing.T) {
+	elsewhere := withMember(childOf(arm64, on("linux", "arm64")), `"urls":["https://example.com/arm64"]`)
+	for _, test := range []struct {
+		name, index, code string // "": it has no files, and that is all
+		allow             manifest.Allow
+	}{
+		{"an index", mixed.index, "", nil},
+		{"a child without a platform", indexOf(childOf(nobody, "")), "", nil},
+		{"M05: a child elsewhere", indexOf(childOf(amd64, on("linux", "amd64")), elsewhere), "foreign-urls", nil},
+		{"M05: all else is allowed", indexOf(elsewhere), "foreign-urls", slices.DeleteFunc(manifest.Threats(), func(t manifest.Threat) bool { return t == manifest.ForeignURLs })},
+		{"M05: allowed", indexOf(elsewhere), "", manifest.Allow{manifest.ForeignURLs}},
+		{"M08: no children", indexOf(), "no-layers", manifest.Threats()},
+		{"M08: attestations only", indexOf(childOf(about, on("unknown", "unknown"))), "no-layers", manifest.Threats()},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			m, err := newClient(t, oci.Options{}).OpenAny(t.Context(), mustParse(t, inLayout(t, manifests{index: test.index})))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = m.Manifest.Files(oci.FilesOptions{Allow: test.allow})
+			if test.code == "" {
+				if !errors.Is(err, oci.ErrUnmapped) {
+					t.Errorf("error %v, want ErrUnmapped", err)
+				}
+				return
+			}
+			wantThreat(t, err, test.code)
+		})
 	}
 }
