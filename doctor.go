@@ -24,6 +24,7 @@ type DoctorOptions struct {
 // A Diagnosis says how what is attached to an artifact is listed. Nothing in it
 // is verified.
 type Diagnosis struct {
+	Kind      string // KindArtifact, or KindLayout, whose one list is index.json
 	Reference string // canonical, with the digest
 	Pinned    string // REPO@DIGEST
 	Digest    string
@@ -90,7 +91,7 @@ func (c *Client) Doctor(ctx context.Context, ref string, o DoctorOptions) (*Diag
 	if err != nil {
 		return fail(err)
 	}
-	out := &Diagnosis{Reference: model.Reference.String(), Pinned: pinned(model.Reference), Digest: subject.Digest.String()}
+	out := &Diagnosis{Kind: verificationOf(model).Kind, Reference: model.Reference.String(), Pinned: pinned(model.Reference), Digest: subject.Digest.String()}
 	if o.Fix {
 		out.Before = findings(found)
 		var more []digest.Digest
@@ -110,7 +111,10 @@ func (c *Client) Doctor(ctx context.Context, ref string, o DoctorOptions) (*Diag
 		}
 	}
 	out.Examination, out.Findings = *found, findings(found)
-	out.Cosign = c.cosignView(ctx, model, found)
+	out.Cosign = CosignView{Signatures: "no", Attestations: "no"} // it does not look into layouts
+	if out.Kind == KindArtifact {
+		out.Cosign = c.cosignView(ctx, model, found)
+	}
 	if err := ctx.Err(); err != nil {
 		return fail(context.Cause(ctx))
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net/http"
 	"net/url"
@@ -83,24 +84,34 @@ type Examination struct {
 	FilterSaid bool
 	Entries    []Examined // by digest
 
-	registry *registry
-	subject  ocispec.Descriptor
+	store   Store
+	subject ocispec.Descriptor
 }
 
 // Examine reads every list of referrers that a registry has, and every
-// manifest that is listed: at most the default [Limits]. Nothing that it finds
-// is an error but a subject that cannot be one, an image layout, and the end of
-// ctx.
+// manifest that is listed: at most the default [Limits]. Of an image layout Tag
+// is index.json, and what it lists without a tag and does not have counts,
+// whatever that referred to. Nothing that it finds is an error but a subject
+// that cannot be one, and the end of ctx.
 func Examine(ctx context.Context, s Store, subject ocispec.Descriptor) (*Examination, error) {
 	if err := checkSubject(subject); err != nil {
 		return nil, fmt.Errorf("examine: %w", err)
 	}
-	r, ok := s.(*registry)
-	if !ok {
-		return nil, errors.New("examine: an image layout has one list, index.json, and nothing to compare it with")
+	x := &Examination{store: s, subject: subject, Filter: FilterUnknown}
+	switch s := s.(type) {
+	case *registry:
+		x.examineRegistry(ctx, s)
+	case *layout:
+		x.examineLayout(ctx, s)
 	}
-	x := &Examination{registry: r, subject: subject, Filter: FilterUnknown}
-	limits := Limits{}.withDefaults()
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("examine %s: %w", subject.Digest, context.Cause(ctx))
+	}
+	return x, nil
+}
+
+func (x *Examination) examineRegistry(ctx context.Context, r *registry) {
+	limits, subject := Limits{}.withDefaults(), x.subject
 	api := &pages{source: sourceAPI, limits: limits}
 	x.API = sourceOf(api, r.readAPI(ctx, subject.Digest, api))
 	tag := &pages{source: "tag " + fallbackTag(subject.Digest), limits: limits}
@@ -108,13 +119,44 @@ func Examine(ctx context.Context, s Store, subject ocispec.Descriptor) (*Examina
 	x.Tag = sourceOf(tag, tagErr)
 	x.Tag.Pages = 0
 	if x.API.State == SourceThere && len(api.referrers) > 0 {
-		x.askFilter(ctx)
+		x.askFilter(ctx, r)
 	}
 	x.examine(ctx, api.referrers, tag.referrers, limits)
-	if ctx.Err() != nil {
-		return nil, fmt.Errorf("examine %s: %w", subject.Digest, context.Cause(ctx))
+}
+
+// examineLayout looks at index.json.
+func (x *Examination) examineLayout(ctx context.Context, l *layout) {
+	limits := Limits{}.withDefaults()
+	x.API = Source{Name: sourceAPI, State: SourceAbsent}
+	x.Tag = Source{Name: sourceLayout, State: SourceThere}
+	entries, err := l.files.Entries(ctx)
+	if err == nil && len(entries) > limits.Entries {
+		entries, err = entries[:limits.Entries], fmt.Errorf("more than %d entries, which is the limit", limits.Entries)
 	}
-	return x, nil
+	if err != nil {
+		x.Tag.State, x.Tag.Problem = SourceBroken, err.Error()
+	}
+	var found []Referrer
+	for _, raw := range entries {
+		r := newReferrer(raw, sourceLayout)
+		if r.bad != nil || r.Descriptor.Digest == x.subject.Digest || r.Descriptor.Annotations[ocispec.AnnotationRefName] != "" {
+			continue // a model, or what cannot be told from one
+		}
+		of, _, err := l.subjectOf(ctx, r.Descriptor)
+		switch {
+		case isGone(err), err == nil && of == x.subject.Digest:
+			found = append(found, r)
+		case errors.Is(err, ErrUnread):
+			x.Tag.State, x.Tag.Problem = SourceBroken, err.Error()
+		}
+	}
+	x.Tag.Entries = len(found)
+	x.examine(ctx, nil, found, limits)
+}
+
+// isGone reports whether a manifest is certainly not there.
+func isGone(err error) bool {
+	return statusCode(err) == http.StatusNotFound || errors.Is(err, fs.ErrNotExist)
 }
 
 func sourceOf(p *pages, err error) Source {
@@ -131,8 +173,8 @@ func sourceOf(p *pages, err error) Source {
 // noType is an artifactType that nothing has.
 const noType = "application/vnd.modelsig.nothing-has-this-type"
 
-func (x *Examination) askFilter(ctx context.Context) {
-	resp, err := x.registry.get(ctx, "referrers/"+string(x.subject.Digest)+"?artifactType="+url.QueryEscape(noType), ocispec.MediaTypeImageIndex)
+func (x *Examination) askFilter(ctx context.Context, r *registry) {
+	resp, err := r.get(ctx, "referrers/"+string(x.subject.Digest)+"?artifactType="+url.QueryEscape(noType), ocispec.MediaTypeImageIndex)
 	if err != nil {
 		return // it is not known, and nothing depends on it
 	}
@@ -190,7 +232,11 @@ func (x *Examination) examine(ctx context.Context, api, tag []Referrer, limits L
 			if e.right == nil || r.bad != nil || r.Descriptor.Digest != e.Digest {
 				continue
 			}
-			if wrong := difference(r.Descriptor, e.desc); wrong != "" && r.Source == sourceAPI {
+			as := r.Descriptor
+			if r.Source == sourceLayout { // no layout has to repeat what the manifest says
+				as.ArtifactType, as.Annotations = e.desc.ArtifactType, e.desc.Annotations
+			}
+			if wrong := difference(as, e.desc); wrong != "" && r.Source == sourceAPI {
 				e.problem(ProblemAPI, "%s", wrong)
 			} else if wrong != "" {
 				e.problem(ProblemDescriptor, "%s", wrong)
@@ -218,9 +264,9 @@ func (e *Examined) has(code string) bool {
 
 // look reads the manifest of an entry.
 func (x *Examination) look(ctx context.Context, e *Examined) {
-	data, err := x.registry.manifest(ctx, ocispec.Descriptor{Digest: e.Digest}, maxLayoutManifest)
+	data, err := x.store.manifest(ctx, ocispec.Descriptor{Digest: e.Digest}, maxLayoutManifest)
 	switch {
-	case statusCode(err) == http.StatusNotFound:
+	case isGone(err):
 		e.problem(ProblemDangling, "it is not there")
 		return
 	case err != nil:
@@ -303,14 +349,16 @@ func difference(listed, right ocispec.Descriptor) string {
 // Repair puts right what can be: in the fallback index, where there is one or
 // the registry has no API, descriptors are corrected, what is not there or
 // refers to something else is dropped, and what is missing is added, in one
-// update (rule 39). To a registry with the API, manifests that it does not list
+// update (rule 39); in an image layout index.json is. To a registry with the API, manifests that it does not list
 // are pushed again, which makes most of them list it. more are digests of
 // referrers that nothing lists: they must be there, and refer to the subject.
 //
 // Look again afterwards: [Examine] says what is left.
 func (x *Examination) Repair(ctx context.Context, more ...digest.Digest) error {
-	r := x.registry
-	ctx = auth.AppendRepositoryScope(ctx, r.repo.Reference, auth.ActionPull, auth.ActionPush)
+	r, ok := x.store.(*registry)
+	if ok {
+		ctx = auth.AppendRepositoryScope(ctx, r.repo.Reference, auth.ActionPull, auth.ActionPush)
+	}
 	entries := slices.Clone(x.Entries)
 	for _, d := range more {
 		if err := checkDigest(d); err != nil {
@@ -324,6 +372,9 @@ func (x *Examination) Repair(ctx context.Context, more ...digest.Digest) error {
 			return fmt.Errorf("referrer %s: %s", d, e.Problems[0].Message)
 		}
 		entries = append(entries, e)
+	}
+	if l, ok := x.store.(*layout); ok {
+		return l.repair(ctx, entries)
 	}
 	if x.API.State == SourceThere {
 		for _, e := range entries {
@@ -352,4 +403,23 @@ func (x *Examination) Repair(ctx context.Context, more ...digest.Digest) error {
 		return nil
 	}
 	return u.run(ctx)
+}
+
+// repair puts index.json right: what is not there is dropped, and what is
+// described wrongly, or not listed, is listed as its manifest says.
+func (l *layout) repair(ctx context.Context, entries []Examined) error {
+	for _, e := range entries {
+		gone, wrong := e.has(ProblemDangling), e.has(ProblemDescriptor)
+		if gone || wrong {
+			if err := l.files.RemoveEntries(ctx, e.Digest); err != nil {
+				return fmt.Errorf("remove from %s: %w", sourceLayout, err)
+			}
+		}
+		if wrong || !e.InTag && e.right != nil {
+			if err := l.files.AddEntries(ctx, e.desc); err != nil {
+				return fmt.Errorf("add to %s: %w", sourceLayout, err)
+			}
+		}
+	}
+	return nil
 }

@@ -220,9 +220,6 @@ func TestAListThatCannotBeReadIsBrokenAndNotWritten(t *testing.T) {
 	if got := string(getTag(t, repo, subject)); got != broken {
 		t.Errorf("index %s", got)
 	}
-	if _, err := referrers.Examine(t.Context(), referrers.InLayout(newMemLayout()), subject); err == nil {
-		t.Error("a layout has one list")
-	}
 	if _, err := referrers.Examine(t.Context(), referrers.InRepository(repo), ocispec.Descriptor{}); err == nil || errors.Is(err, referrers.ErrUnread) {
 		t.Errorf("no subject: %v", err)
 	}
@@ -259,5 +256,59 @@ func TestWhatOthersAttachedIsNotDropped(t *testing.T) { // rule 33
 	}
 	if got := problems(examine(t, repo, subject)); len(got) > 0 {
 		t.Errorf("problems %q", got)
+	}
+}
+
+// A layout has one list: what it names must be there and be described rightly.
+func TestALayoutIsPutRight(t *testing.T) {
+	l := newMemLayout()
+	subject := l.put(ocispec.MediaTypeImageManifest, subjectJSON, map[string]string{ocispec.AnnotationRefName: "v1"})
+	l.put(ocispec.MediaTypeImageManifest, "model that is gone", map[string]string{ocispec.AnnotationRefName: "v2"})
+	store := referrers.InLayout(l)
+	descs, err := referrers.Attach(t.Context(), store, subject, attachments("a")...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	look := func() *referrers.Examination {
+		// Who looks anew has read nothing.
+		x, err := referrers.Examine(t.Context(), referrers.InLayout(l), subject)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return x
+	}
+	if x := look(); len(problems(x)) > 0 || len(x.Entries) != 2 || x.Tag.Name != "index.json" || x.Tag.State != referrers.SourceThere {
+		t.Errorf("%+v, problems %q", x, problems(x))
+	}
+	delete(l.blobs, digest.FromString("model that is gone"))
+	delete(l.blobs, descs[0].Digest)
+	for i, raw := range l.entries {
+		if strings.Contains(string(raw), string(descs[1].Digest)) {
+			l.entries[i] = []byte(strings.Replace(string(raw), `"size":`, `"size":1`, 1))
+		}
+	}
+	want := []string{referrers.ProblemDangling + " " + string(descs[0].Digest), referrers.ProblemDescriptor + " " + string(descs[1].Digest)}
+	x := look()
+	if got := problems(x); !slices.Equal(got, want) {
+		t.Fatalf("problems %q, want %q", got, want)
+	}
+	if err := x.Repair(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if x := look(); len(problems(x)) > 0 || len(x.Entries) != 1 {
+		t.Errorf("afterwards: %+v, problems %q", x, problems(x))
+	}
+	if len(l.entries) != 3 {
+		t.Errorf("%d entries: a model's is not ours to drop", len(l.entries))
+	}
+	// What nothing lists is listed again by its digest.
+	if err := l.RemoveEntries(t.Context(), descs[1].Digest); err != nil {
+		t.Fatal(err)
+	}
+	if err := look().Repair(t.Context(), descs[1].Digest); err != nil {
+		t.Fatal(err)
+	}
+	if x := look(); len(x.Entries) != 1 || len(problems(x)) > 0 {
+		t.Errorf("listed again: %+v", x)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"slices"
 	"strings"
 	"sync"
@@ -40,7 +41,7 @@ func (l *memLayout) Fetch(_ context.Context, desc ocispec.Descriptor) (io.ReadCl
 	}
 	b, ok := l.blobs[desc.Digest]
 	if !ok {
-		return nil, fmt.Errorf("blob %s: not found", desc.Digest)
+		return nil, fmt.Errorf("blob %s: %w", desc.Digest, fs.ErrNotExist)
 	}
 	return io.NopCloser(bytes.NewReader(b)), nil
 }

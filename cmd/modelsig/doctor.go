@@ -10,7 +10,7 @@ import (
 )
 
 type doctorCmd struct {
-	Ref       string   `arg:"" help:"REPO:TAG or REPO@DIGEST."`
+	Ref       string   `arg:"" help:"REPO:TAG, REPO@DIGEST or oci:PATH:TAG."`
 	Fix       bool     `help:"Repair the fallback index: correct descriptors, drop what is gone, add what is missing. Have the API list what it does not."`
 	Referrers []string `name:"referrer" sep:"none" placeholder:"DIGEST" help:"With --fix: list this referrer again, which nothing lists; may be repeated."`
 
@@ -44,7 +44,10 @@ func (d *doctorCmd) Run(ctx context.Context, a *app) error {
 		answers.deny(fmt.Errorf("doctor %s: %w: referrers are not listed as they are", found.Reference, modelsig.ErrRefused))
 	}
 	out.add("target", "%s", found.Reference)
-	out.add("referrers API", "%s", sourceText(found.API))
+	layout := found.Kind == modelsig.KindLayout
+	if !layout {
+		out.add("referrers API", "%s", sourceText(found.API))
+	}
 	if found.API.State == referrers.SourceThere {
 		said := ""
 		if found.FilterSaid {
@@ -52,7 +55,11 @@ func (d *doctorCmd) Run(ctx context.Context, a *app) error {
 		}
 		out.add("filter", "%s%s", found.Filter, said)
 	}
-	out.add("fallback index", "%s", sourceText(found.Tag))
+	if layout {
+		out.add(found.Tag.Name, "%s", sourceText(found.Tag))
+	} else {
+		out.add("fallback index", "%s", sourceText(found.Tag))
+	}
 	foreign := 0
 	for _, e := range found.Entries {
 		if !e.Bundle {
@@ -64,7 +71,9 @@ func (d *doctorCmd) Run(ctx context.Context, a *app) error {
 	if found.Cosign.Signed {
 		signed = "an artifact signature among them"
 	}
-	out.add("cosign finds", "%d bundles, %s; old tags: .sig %s, .att %s", found.Cosign.Bundles, signed, found.Cosign.Signatures, found.Cosign.Attestations)
+	if !layout {
+		out.add("cosign finds", "%d bundles, %s; old tags: .sig %s, .att %s", found.Cosign.Bundles, signed, found.Cosign.Signatures, found.Cosign.Attestations)
+	}
 	if found.Cosign.Hidden > 0 {
 		out.add("cosign misses", "%d bundles", found.Cosign.Hidden)
 	}
