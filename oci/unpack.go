@@ -61,7 +61,7 @@ type Entry struct {
 //
 // The plan is of m.Manifest. Hostile content is a [*manifest.ThreatError]: what
 // is no file or folder (T01, T02), whiteouts (T03), a name twice (T04), an entry
-// outside its folder (T05), names that parsers read differently (T06), bytes
+// outside its folder (T05), headers that parsers read differently (T06), bytes
 // behind the end (T07), more than 200 bytes for one (T08), another content than
 // was said (T09), and all that manifest.CheckNames refuses.
 func (m *Model) Unpack(ctx context.Context, p *Plan, o UnpackOptions) (*Files, error) {
@@ -299,11 +299,15 @@ const maxUnpacked = 1_000_000
 // archive reads a tar.
 func (u *unpacker) archive(s Source, stream io.Reader) (contents, error) {
 	var found contents
-	reader := tar.NewReader(stream)
+	headers := newTarHeaders(stream)
+	reader := tar.NewReader(headers)
 	for {
 		header, err := reader.Next()
 		if err == io.EOF {
 			return found, nil
+		}
+		if err == nil {
+			err = headers.agrees(header)
 		}
 		if err != nil {
 			return contents{}, notArchive(err)

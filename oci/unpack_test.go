@@ -573,6 +573,11 @@ func FuzzUnpack(f *testing.F) {
 	f.Add([]byte(zstded(f, tarball(f, regular("a.bin", "aaa")))), byte(2))
 	f.Add([]byte(tarball(f, regular("models/a.bin", "aaa"), special("x", tar.TypeLink))), byte(3))
 	f.Add([]byte(header("s", tar.TypeGNUSparse, 0)+tarball(f, regular("a.bin", "aaa"))), byte(0))
+	for _, odd := range oddTars() {
+		if content := odd.content("models/"); len(content) < 1<<13 {
+			f.Add([]byte(content), byte(3))
+		}
+	}
 	f.Fuzz(func(t *testing.T, blob []byte, kind byte) {
 		p := []packing{
 			{mediaType: typeWeight + "tar"}, {mediaType: typeWeight + "tar+gzip"}, {mediaType: typeWeight + "tar+zstd"},
