@@ -617,6 +617,43 @@ func TestOpenArchiveWithTwoReadings(t *testing.T) {
 	}
 }
 
+// T06, T07: an archive is what all readers of tar find in it.
+func TestOpenArchiveRefusesTwoReadings(t *testing.T) {
+	dir, _ := newLayout(t)
+	data, err := os.ReadFile(tarOf(t, dir, nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := padded(strings.TrimRight(string(data), nul))
+	try := func(t *testing.T, content string) error {
+		_, err := open(t, "oci-archive:"+writeConfig(t, filepath.Join(t.TempDir(), "m.tar"), content)+":v1")
+		return err
+	}
+	for _, content := range []string{good, ended(good), ended(pax(tar.TypeXGlobalHeader, "comment", "c") + good + plainFile("more", strings.Repeat("x", 70000)))} {
+		if err := try(t, content); err != nil {
+			t.Errorf("a good archive: %v", err)
+		}
+	}
+	for _, odd := range oddTars() {
+		t.Run(odd.name, func(t *testing.T) {
+			err := try(t, ended(good+odd.content("blobs/")))
+			if odd.code == "not-an-archive" {
+				if err == nil {
+					t.Error("accepted")
+				}
+				return
+			}
+			wantThreat(t, err, odd.code)
+		})
+	}
+	t.Run("a second archive", func(t *testing.T) { wantThreat(t, try(t, ended(good)+ended(good)), "trailing-data") })
+	t.Run("a last block without its padding", func(t *testing.T) {
+		if err := try(t, good+strings.TrimRight(plainFile("more", "x"), nul)); err == nil {
+			t.Error("accepted")
+		}
+	})
+}
+
 func FuzzLayoutIndex(f *testing.F) {
 	dir, model := newLayout(f)
 	index, err := os.ReadFile(filepath.Join(dir, "index.json"))

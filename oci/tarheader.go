@@ -3,6 +3,7 @@ package oci
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
 	"io"
 	"math"
 	"net/url"
@@ -134,6 +135,25 @@ func (h *tarHeaders) nothingBefore(where string) error {
 		return refuse(codeTarHeader, "archive", "%s an extended header is about no entry: readers differ (T06)", where)
 	}
 	return nil
+}
+
+// A tarFileHeaders is a tarHeaders of a file, which archive/tar passes over the
+// content of: an archive of a model is not read to know what is in it.
+type tarFileHeaders struct {
+	*tarHeaders
+	file io.Seeker
+}
+
+// Seek moves forward inside the content of the current entry, and nowhere else.
+func (h tarFileHeaders) Seek(offset int64, whence int) (int64, error) {
+	if whence != io.SeekCurrent || offset < 0 || offset > h.data || offset > 0 && h.want > 0 {
+		return 0, errors.New("not inside the content of an entry")
+	}
+	at, err := h.file.Seek(offset, io.SeekCurrent)
+	if err == nil {
+		h.data -= offset
+	}
+	return at, err
 }
 
 // judgeHeader judges one whole block.
