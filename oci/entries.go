@@ -4,15 +4,25 @@ import (
 	"archive/tar"
 	"path"
 	"strings"
+	"sync"
 
 	"github.com/modelsig/modelsig/manifest"
 )
 
-// entry judges one header: it is a file of the model, or no matter of the
-// model, or refused.
-func (s Source) entry(h *tar.Header) (name string, isFile bool, err error) {
+// An entryKind is what an entry of an archive is to the model.
+type entryKind int
+
+const (
+	noEntry      entryKind = iota // nothing: a global header, the top folder
+	fileEntry                     // a file of the model
+	folderEntry                   // a folder of the model
+	outsideEntry                  // of the image, and not of the model
+)
+
+// entry judges one header: what it is, and its name in the model, or beside it.
+func (s Source) entry(h *tar.Header) (name string, kind entryKind, err error) {
 	if h.Typeflag == tar.TypeXGlobalHeader {
-		return "", false, nil // a harmless one: see tarHeaders
+		return "", noEntry, nil // a harmless one: see tarHeaders
 	}
 	// "./a" is what tar writes when it is told to pack ".".
 	name = strings.TrimPrefix(h.Name, "./")
@@ -20,41 +30,41 @@ func (s Source) entry(h *tar.Header) (name string, isFile bool, err error) {
 	if isDir {
 		name = strings.TrimSuffix(name, "/")
 		if name == "" || name == "." {
-			return "", false, nil
+			return "", noEntry, nil
 		}
 	}
 	if err := manifest.CheckName(name); err != nil {
-		return "", false, err
+		return "", noEntry, err
 	}
 	if s.root != "" {
 		below, ok := s.below(name)
 		if err := s.whiteout(name); err != nil {
-			return "", false, err
+			return "", noEntry, err
 		}
 		if !ok {
-			return "", false, nil // of the image, and not of the model
+			return name, outsideEntry, nil
 		}
 		if below == "" {
 			if isDir {
-				return "", false, nil
+				return "", noEntry, nil
 			}
-			return "", false, refuse("special-file", name, "it stands where the folder of the model is (T01)")
+			return "", noEntry, refuse("special-file", name, "it stands where the folder of the model is (T01)")
 		}
 		name = below
 	}
 	if isDir {
 		if s.Name != "" && name != s.Name && !strings.HasPrefix(name, s.Name+"/") && !strings.HasPrefix(s.Name, name+"/") {
-			return "", false, refuse("entry-outside", name, "the layer is the folder %s (T05)", quote(s.Name))
+			return "", noEntry, refuse("entry-outside", name, "the layer is the folder %s (T05)", quote(s.Name))
 		}
-		return "", false, nil
+		return name, folderEntry, nil
 	}
 	if h.Typeflag != tar.TypeReg || isSparse(h) {
-		return "", false, refuse("special-file", name, "it is a %s, and not a file or a folder (T01, T02)", entryType(h))
+		return "", noEntry, refuse("special-file", name, "it is a %s, and not a file or a folder (T01, T02)", entryType(h))
 	}
 	if s.Name != "" && !strings.HasPrefix(name, s.Name+"/") && (name != s.Name || s.folderOnly()) {
-		return "", false, refuse("entry-outside", name, "the layer is %s (T05)", quote(s.Name))
+		return "", noEntry, refuse("entry-outside", name, "the layer is %s (T05)", quote(s.Name))
 	}
-	return name, true, nil
+	return name, fileEntry, nil
 }
 
 // folderOnly reports whether a layer's name is a folder, and not also the one
@@ -112,4 +122,103 @@ func entryType(h *tar.Header) string {
 		return "sparse file"
 	}
 	return "tar entry of type " + quote(string(rune(h.Typeflag)))
+}
+
+// maxBeside bounds what is kept in memory of the entries of a container image
+// that are beside its model, folders and links, in bytes. Images of whole
+// distributions have 20,000 of each, which is 5 MiB.
+const maxBeside = 32 << 20
+
+// besideCost is what one of them takes but for its name.
+const besideCost = 64
+
+// A beside is what the layers of a container image have beside the model. A
+// link there can lead into the model: where x is a link to models, consumers
+// that follow it write models/a when they are to write x/a (T01). So nothing
+// may stand below a link, wherever the link leads, which links in other layers
+// can change. Links alone are harmless, and base images are full of them.
+type beside struct {
+	mu      sync.Mutex
+	bytes   int
+	folders map[string]string    // what something is below of → the first name that is
+	links   map[layerLink]string // what is neither a file nor a folder → what it is
+}
+
+type layerLink struct {
+	name  string
+	layer int
+}
+
+// add takes an entry of the image that is not of the model.
+func (b *beside) add(s Source, name string, h *tar.Header) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.folders == nil {
+		b.folders, b.links = map[string]string{}, map[layerLink]string{}
+	}
+	b.below(name)
+	switch h.Typeflag {
+	case tar.TypeDir:
+	case tar.TypeReg:
+		// Python's tarfile writes to what the link leads to.
+		if what, ok := b.links[layerLink{name, s.Layer}]; ok {
+			return refuse("duplicate-name", name, "it is a file, and before it a %s (T01, T04)", what)
+		}
+	case tar.TypeLink:
+		target := strings.TrimPrefix(strings.TrimPrefix(h.Linkname, "/"), "./")
+		if err := manifest.CheckName(target); err != nil {
+			return refuse("special-file", name, "it is a %s, which is no clean path: consumers differ in what it is (T01)", entryType(h))
+		}
+		if _, ok := s.below(target); ok {
+			return refuse("special-file", name, "it is a %s in the model: what is written to one is written to the other (T01)", entryType(h))
+		}
+		b.below(target)
+		b.link(s, name, h)
+	default:
+		b.link(s, name, h)
+	}
+	if b.bytes > maxBeside {
+		return refuse("too-many-entries", "archive", "the folders and links beside the model take more than %d bytes (T08)", maxBeside)
+	}
+	return nil
+}
+
+// below adds the folders that a name is in.
+func (b *beside) below(name string) {
+	kept := false
+	for i := strings.LastIndexByte(name, '/'); i > 0; i = strings.LastIndexByte(name[:i], '/') {
+		folder := name[:i]
+		if _, ok := b.folders[folder]; ok {
+			return // and so are those that it is in
+		}
+		if !kept {
+			kept = true
+			b.bytes += len(name) // its folders are parts of it
+		}
+		b.folders[folder] = name
+		b.bytes += besideCost
+	}
+}
+
+func (b *beside) link(s Source, name string, h *tar.Header) {
+	key := layerLink{name, s.Layer}
+	if _, ok := b.links[key]; !ok {
+		b.links[key] = entryType(h)
+		b.bytes += len(name) + len(b.links[key]) + besideCost
+	}
+}
+
+// judge is called when all layers were read: a link may be in any of them.
+func (b *beside) judge() error {
+	var found *layerLink
+	for link := range b.links {
+		if _, ok := b.folders[link.name]; ok && (found == nil || link.name < found.name) {
+			found = &link
+		}
+	}
+	if found == nil {
+		return nil
+	}
+	return refuse("special-file", b.folders[found.name], "it is below %s, which is a %s: what is written through it may be written into the model (T01)",
+		quote(found.name), b.links[*found])
 }

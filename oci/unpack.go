@@ -38,7 +38,10 @@ type UnpackOptions struct {
 	Sink func(e Entry, content io.Reader) error
 	// Have is asked before a layer is read that must be: what Done was told of
 	// it once, for a caller who vouches for it. ok is false if it is to be
-	// read. It is called by several goroutines. nil: all are read.
+	// read. It is called by several goroutines. nil: all are read. What is not
+	// a file of the model is not known of such a layer, so that links beside
+	// the model are not judged: it is for callers who write the files
+	// themselves, through no links.
 	Have func(s Source) (files []manifest.File, executable []string, ok bool)
 	// Done is told what a layer was found to hold, when it was read to its end
 	// and held. It is called by several goroutines. nil: nobody is.
@@ -60,7 +63,7 @@ type Entry struct {
 // returned before all of them held at the end of every layer.
 //
 // The plan is of m.Manifest. Hostile content is a [*manifest.ThreatError]: what
-// is no file or folder (T01, T02), whiteouts (T03), a name twice (T04), an entry
+// is no file or folder, and what is below a link beside the model (T01, T02), whiteouts (T03), a name twice (T04), an entry
 // outside its folder (T05), headers that parsers read differently (T06), bytes
 // behind the end (T07), more than 200 bytes for one (T08), another content than
 // was said (T09), and all that manifest.CheckNames refuses.
@@ -108,6 +111,9 @@ func (m *Model) unpack(ctx context.Context, p *Plan, o UnpackOptions) (*Files, e
 		})
 	}
 	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	if err := u.beside.judge(); err != nil {
 		return nil, err
 	}
 	return p.collect(found)
@@ -208,6 +214,7 @@ type unpacker struct {
 	o       UnpackOptions
 	diffIDs map[digest.Digest]digest.Digest
 	entries atomic.Int64 // of all archives
+	beside  beside       // the model
 }
 
 // known is what a layer holds: by Have, or by reading it.
@@ -315,11 +322,14 @@ func (u *unpacker) archive(s Source, stream io.Reader) (contents, error) {
 		if u.entries.Add(1) > maxUnpacked {
 			return contents{}, refuse("too-many-entries", "archive", "the archives have more than %d entries", maxUnpacked)
 		}
-		name, isFile, err := s.entry(header)
+		name, kind, err := s.entry(header)
+		if kind == outsideEntry {
+			err = u.beside.add(s, name, header)
+		}
 		if err != nil {
 			return contents{}, err
 		}
-		if !isFile {
+		if kind != fileEntry {
 			continue
 		}
 		e := Entry{Name: name, Size: header.Size, Executable: header.Mode&0o111 != 0, Layer: s.Layer}

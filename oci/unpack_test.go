@@ -399,6 +399,107 @@ func TestUnpackRefusesInOnePacking(t *testing.T) {
 	})
 }
 
+// T01: what a consumer writes through a link beside the model may land in it.
+func TestUnpackLinksBesideTheModel(t *testing.T) {
+	link := func(name, target string) entry {
+		return entry{Header: tar.Header{Name: name, Typeflag: tar.TypeSymlink, Linkname: target}}
+	}
+	hard := func(name, target string) entry {
+		return entry{Header: tar.Header{Name: name, Typeflag: tar.TypeLink, Linkname: target}}
+	}
+	good := []entry{folder("models/"), regular("models/a", "good")}
+	image := packing{mediaType: typeImageTar, config: "application/vnd.oci.image.config.v1+json"}
+	try := func(layers ...[]entry) error {
+		var blobs []string
+		for _, l := range layers {
+			blobs = append(blobs, tarball(t, l...))
+		}
+		_, err := unpack(t, image.put(t, blobs...), oci.FilesOptions{Allow: manifest.Threats()}, oci.UnpackOptions{})
+		return err
+	}
+	for _, test := range []struct {
+		name, code, offender string // and what the error names beside
+		other                string
+		entries              []entry
+	}{
+		{"a file through a link", "special-file", "x/a", "x", []entry{link("x", "models"), regular("x/a", "evil")}},
+		{"a file through a link, which comes later", "special-file", "x/a", "x", []entry{regular("x/a", "evil"), link("x", "models")}},
+		{"through a link from the root", "special-file", "x/new", "x", []entry{link("x", "/models"), regular("x/new", "evil")}},
+		{"through links to links", "special-file", "y/z/a", "y", []entry{link("x", "."), link("y", "x"), regular("y/z/a", "evil")}},
+		{"a folder through a link", "special-file", "x/d", "x", []entry{link("x", "models"), folder("x/d/")}},
+		{"far below a link", "special-file", "etc/x/b/c/d", "etc/x", []entry{link("etc/x", "../models"), regular("etc/x/b/c/d", "evil")}},
+		{"a whiteout through a link", "special-file", "x/.wh.a", "x", []entry{link("x", "models"), regular("x/.wh.a", "")}},
+		{"a link through a link", "special-file", "x/l", "x", []entry{link("x", "models"), link("x/l", "/evil")}},
+		{"a hard link through a link", "special-file", "x/a", "x", []entry{regular("evil", "evil"), link("x", "models"), hard("x/a", "evil")}},
+		{"a hard link to what is below a link", "special-file", "x/a", "x", []entry{link("x", "models"), hard("h", "x/a")}},
+		{"through a hard link to a link", "special-file", "y/a", "y", []entry{link("x", "models"), hard("y", "x"), regular("y/a", "evil")}},
+		{"below a device", "special-file", "x/a", "x", []entry{special("x", tar.TypeChar), regular("x/a", "evil")}},
+		{"a hard link into the model", "special-file", "h", "models/a", []entry{hard("h", "models/a")}},
+		{"a hard link into the model, from the root", "special-file", "h", "/models/a", []entry{hard("h", "/models/a")}},
+		{"a hard link into the model, with a dot", "special-file", "h", "./models/a", []entry{hard("h", "./models/a")}},
+		{"a hard link to the model", "special-file", "h", "models", []entry{hard("h", "models")}},
+		{"a hard link with two slashes", "special-file", "h", "//models/a", []entry{hard("h", "//models/a")}},
+		{"a hard link up and down", "special-file", "h", "x/../models/a", []entry{hard("h", "x/../models/a")}},
+		{"a link, and a file in its place", "duplicate-name", "x", "models/a", []entry{link("x", "models/a"), regular("x", "evil")}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			judge := func(err error) {
+				t.Helper()
+				threat := wantThreat(t, err, test.code)
+				if threat.Name != test.offender || !strings.Contains(threat.Reason, fmt.Sprintf("%q", test.other)) {
+					t.Errorf("%q is refused, want %q beside %q: %v", threat.Name, test.offender, test.other, err)
+				}
+			}
+			judge(try(slices.Concat(good, test.entries)))
+			judge(try(slices.Concat(test.entries, good)))
+			judge(try(good, test.entries))
+			judge(try(test.entries, good))
+			if test.code == "duplicate-name" || len(test.entries) == 1 {
+				return
+			}
+			var alone [][]entry // each in a layer of its own
+			for _, e := range test.entries {
+				alone = append(alone, []entry{e})
+			}
+			judge(try(append(alone, good)...))
+			slices.Reverse(alone)
+			judge(try(append(alone, good)...))
+		})
+	}
+	// What base images are full of.
+	base := []entry{
+		folder("usr/"), folder("usr/bin/"), regular("usr/bin/perl", "#!"), hard("usr/bin/perl5", "usr/bin/perl"), hard("usr/bin/perl6", "/usr/bin/perl"),
+		link("bin", "usr/bin"), link("to-the-model", "/models"), link("etc/mtab", "../proc/mounts"), link("etc/localtime", "/usr/share/zoneinfo/UTC"),
+		special("dev/null", tar.TypeChar), special("run/initctl", tar.TypeFifo),
+	}
+	later := []entry{regular("etc/localtime", "replaced"), folder("usr/"), regular("usr/.wh.old", ""), regular("usr/bin/.wh.perl5", ""), regular("binary/x", "")}
+	if err := try(base, good, later); err != nil {
+		t.Errorf("a base image: %v", err)
+	}
+}
+
+// What is beside the model takes no more memory than it may.
+func TestUnpackMuchBesideTheModel(t *testing.T) {
+	image := packing{mediaType: typeTarGzip, config: "application/vnd.oci.image.config.v1+json"}
+	try := func(n int, content func(i int) string) error {
+		var b strings.Builder
+		b.WriteString(plainFile("models/a", "good"))
+		for i := range n {
+			b.WriteString(content(i))
+		}
+		_, err := unpack(t, image.put(t, gzipped(t, ended(b.String()))), oci.FilesOptions{}, oci.UnpackOptions{})
+		return err
+	}
+	wantThreat(t, try(2500, func(i int) string {
+		return longName(fmt.Sprintf("%d%s", i, strings.Repeat("/d", 240))) + raw("x", tar.TypeReg, 0, nil)
+	}), "too-many-entries")
+	if err := try(20_000, func(i int) string {
+		return raw(fmt.Sprintf("usr/lib/%d/x", i), tar.TypeSymlink, 0, map[int]string{157: "target"})
+	}); err != nil {
+		t.Errorf("a distribution: %v", err)
+	}
+}
+
 // T08: little that becomes much, in either compression and between frames.
 func TestUnpackRefusesBombs(t *testing.T) {
 	zeros := tarball(t, regular("a", strings.Repeat("\x00", 64<<20)))
