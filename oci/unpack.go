@@ -8,7 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"path"
+	"regexp"
 	"slices"
+	"strings"
 	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
@@ -39,8 +43,8 @@ type UnpackOptions struct {
 	// Have is asked before a layer is read that must be: what Done was told of
 	// it once, for a caller who vouches for it. ok is false if it is to be
 	// read. It is called by several goroutines. nil: all are read. What is not
-	// a file of the model is not known of such a layer, so that links beside
-	// the model are not judged: it is for callers who write the files
+	// a file of the model is not known of such a layer, so that its folders, and
+	// links beside the model, are not judged: it is for callers who write the files
 	// themselves, through no links.
 	Have func(s Source) (files []manifest.File, executable []string, ok bool)
 	// Done is told what a layer was found to hold, when it was read to its end
@@ -130,6 +134,7 @@ func sourceName(s Source) string {
 type contents struct {
 	files      []manifest.File
 	executable []string
+	folders    map[string]bool // those that have an entry; none of a layer that was known
 }
 
 // collect joins what was found. A file that is in two layers is refused; of a
@@ -138,7 +143,9 @@ func (p *Plan) collect(found []contents) (*Files, error) {
 	seen := map[string]int{} // only where layers may hold one name
 	var all []manifest.File
 	var executable []string
+	folders := map[string]bool{}
 	for i, c := range found {
+		maps.Copy(folders, c.folders)
 		if !p.Sources[i].Packed() {
 			continue // its file is known
 		}
@@ -162,6 +169,9 @@ func (p *Plan) collect(found []contents) (*Files, error) {
 		return nil, err
 	}
 	files.Read = true
+	if err := p.checkFolders(files, folders); err != nil {
+		return nil, err
+	}
 	slices.Sort(executable)
 	files.Executable = slices.Compact(executable)
 	switch n := len(files.Executable); n {
@@ -172,6 +182,61 @@ func (p *Plan) collect(found []contents) (*Files, error) {
 		files.Warnings = append(files.Warnings, modeWarning(files.Executable[0], fmt.Sprintf("one of %d programs", n)))
 	}
 	return files, nil
+}
+
+// folderMark stands for a file in a folder that has none.
+const folderMark = "/~folder~"
+
+// checkFolders applies the rules for names to the folders that have an entry
+// and no file: a consumer makes them, in the place of a file of that name, or a
+// file in theirs (N10 to N13, N20b, T04). Of those that have a file, its name is
+// judged. They are not listed: OMS has files only.
+func (p *Plan) checkFolders(files *Files, folders map[string]bool) error {
+	names := slices.Concat(files.GitFiles, p.mapping.files.Added)
+	for _, f := range files.Files {
+		names = append(names, f.Name)
+	}
+	slices.Sort(names)
+	count := len(names)
+	for _, folder := range slices.Sorted(maps.Keys(folders)) {
+		for above := folder; above != "."; above = path.Dir(above) {
+			if _, ok := slices.BinarySearch(names[:count], above); ok {
+				return refuse("file-and-folder", above, "a file has this name, and a folder (N13)")
+			}
+		}
+		at, _ := slices.BinarySearch(names[:count], folder+"/")
+		if at == count || !strings.HasPrefix(names[at], folder+"/") {
+			// As if it had a file. It has a number, so that folders which differ
+			// in letter case only are one folder, as elsewhere, and no collision.
+			names = append(names, fmt.Sprintf("%s%s%d", folder, folderMark, len(names)))
+		}
+	}
+	if len(names) == count {
+		return nil
+	}
+	known := map[string]bool{}
+	for _, w := range files.Warnings {
+		known[w.Code+w.Error()] = true
+	}
+	warnings, err := manifest.CheckNames(names, p.mapping.o.Allow)
+	if threat, ok := errors.AsType[*manifest.ThreatError](err); ok {
+		return ofFolder(threat)
+	}
+	for _, w := range warnings {
+		if !known[w.Code+w.Error()] {
+			files.Warnings = append(files.Warnings, ofFolder(w))
+		}
+	}
+	return err
+}
+
+var folderMarks = regexp.MustCompile(folderMark + "[0-9]+")
+
+// ofFolder is a threat without what stood for a file.
+func ofFolder(t *manifest.ThreatError) *manifest.ThreatError {
+	out := *t
+	out.Name, out.Reason = folderMarks.ReplaceAllString(t.Name, "/"), folderMarks.ReplaceAllString(t.Reason, "/")
+	return &out
 }
 
 // CodeFileMode is the code of the warning that a file of an archive is a
@@ -221,7 +286,7 @@ type unpacker struct {
 func (u *unpacker) known(ctx context.Context, s Source) (contents, error) {
 	if s.Packed() && u.o.Have != nil {
 		if files, executable, ok := u.o.Have(s); ok {
-			return contents{files, executable}, nil
+			return contents{files: files, executable: executable}, nil
 		}
 	}
 	found, err := u.layer(ctx, s)
@@ -328,6 +393,12 @@ func (u *unpacker) archive(s Source, stream io.Reader) (contents, error) {
 		}
 		if err != nil {
 			return contents{}, err
+		}
+		if kind == folderEntry {
+			if found.folders == nil {
+				found.folders = map[string]bool{}
+			}
+			found.folders[name] = true
 		}
 		if kind != fileEntry {
 			continue

@@ -399,6 +399,84 @@ func TestUnpackRefusesInOnePacking(t *testing.T) {
 	})
 }
 
+// N10 to N13, T04: folders have names too, and consumers make them.
+func TestUnpackFolders(t *testing.T) {
+	all := map[string]packing{}
+	for _, p := range packings() {
+		all[p.name] = p
+	}
+	nfc, nfd := "caf\u00e9", "cafe\u0301"
+	in := func(prefix string, entries []entry) []entry {
+		out := slices.Clone(entries)
+		for i := range out {
+			out[i].Name = prefix + out[i].Name
+		}
+		return out
+	}
+	for _, test := range []struct {
+		name, code, offender string
+		threat               manifest.Threat // "": nobody can allow it
+		entries              []entry
+	}{
+		{"N13: a file, then a folder", "file-and-folder", "a", "", []entry{regular("a", "a"), folder("a/"), regular("b", "b")}},
+		{"N13: a folder, then a file", "file-and-folder", "a", "", []entry{folder("a/"), regular("a", "a"), regular("b", "b")}},
+		{"N13: a folder in a file", "file-and-folder", "a", "", []entry{regular("a", "a"), folder("a/b/c/")}},
+		{"N10: a folder and a file but for letter case", "case-collision", "a", manifest.CaseCollision, []entry{regular("a", "a"), folder("A/")}},
+		{"N10: a folder in a file but for letter case", "case-collision", "a", manifest.CaseCollision, []entry{regular("a", "a"), folder("A/b/")}},
+		{"N11: a folder and a file but for their form", "unicode-collision", nfc, manifest.UnicodeCollision, []entry{regular(nfc, "a"), folder(nfd + "/")}},
+		{"N12: a device", "windows-name", "d/aux/", manifest.WindowsName, []entry{regular("a", "a"), folder("d/aux/")}},
+		{"N12: a dot at the end", "windows-name", "d./", manifest.WindowsName, []entry{regular("a", "a"), folder("d./")}},
+		{"N20b: a folder of Git", "git-files", ".git/", manifest.GitFiles, []entry{regular("a", "a"), folder(".git/")}},
+		{"N20b: a folder named as a signature", "git-files", "model.sig/", manifest.GitFiles, []entry{regular("a", "a"), folder("model.sig/")}},
+		{"N19: a name that is too long", "name-too-long", "", "", []entry{regular("a", "a"), folder(strings.Repeat("d/", 255) + "d/")}},
+		{"a parent, twice", "", "", "", []entry{folder("d/"), regular("d/a", "a"), folder("d/"), folder("d")}},
+		{"empty folders", "", "", "", []entry{regular("a", "a"), folder("empty/"), folder("empty/deep/"), folder("x.d/")}},
+		{"folders that are one but for letter case", "", "", "", []entry{regular("d/a", "a"), folder("D/"), folder("e/"), folder("E/")}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			model := all["ModelPack, tar"].store(t, tarball(t, test.entries...))
+			image := all["a container image"]
+			layers := image.store(t, tarball(t, in("models/", test.entries)...))
+			var blobs []string // each entry in a layer of its own
+			for _, e := range in("models/", test.entries) {
+				if test.code != "" {
+					blobs = append(blobs, tarball(t, e))
+				}
+			}
+			models := []*oci.Model{model, layers}
+			if blobs != nil {
+				models = append(models, image.put(t, blobs...))
+			}
+			for _, m := range models {
+				files, err := unpack(t, m, oci.FilesOptions{}, oci.UnpackOptions{})
+				if test.code == "" {
+					if err != nil || len(files.Files) != 1 || len(files.Warnings) > 0 {
+						t.Errorf("%+v, %v", files, err)
+					}
+					continue
+				}
+				threat := wantThreat(t, err, test.code)
+				if threat.Threat != test.threat || test.offender != "" && threat.Name != test.offender || strings.Contains(err.Error(), "~folder~") {
+					t.Errorf("%q is refused, allowed by %q: %v", threat.Name, threat.Threat, err)
+				}
+				if test.threat == "" {
+					continue
+				}
+				files, err = unpack(t, m, oci.FilesOptions{Allow: manifest.Allow{test.threat}}, oci.UnpackOptions{})
+				if err != nil || len(files.Warnings) != 1 || files.Warnings[0].Code != test.code || strings.Contains(files.Warnings[0].Error(), "~folder~") {
+					t.Errorf("allowed: %+v, %v", files, err)
+				}
+			}
+		})
+	}
+	t.Run("a folder where KitOps writes the Kitfile", func(t *testing.T) {
+		content := tarball(t, regular("a", "a"), folder("Kitfile/"))
+		m := withConfig(manifestOf(typed("application/vnd.kitops.modelkit.model.v1.tar", content)), strings.Replace(typed("application/vnd.kitops.modelkit.config.v1+json", "{}"), `"annotations":{}`, "", 1))
+		_, err := unpack(t, stored(t, m, content), oci.FilesOptions{}, oci.UnpackOptions{})
+		wantThreat(t, err, "file-and-folder")
+	})
+}
+
 // T01: what a consumer writes through a link beside the model may land in it.
 func TestUnpackLinksBesideTheModel(t *testing.T) {
 	link := func(name, target string) entry {
