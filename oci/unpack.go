@@ -278,8 +278,9 @@ type unpacker struct {
 	model   *Model
 	o       UnpackOptions
 	diffIDs map[digest.Digest]digest.Digest
-	entries atomic.Int64 // of all archives
-	beside  beside       // the model
+	// Of all archives.
+	entries, names, folders atomic.Int64
+	beside                  beside // the model
 }
 
 // known is what a layer holds: by Have, or by reading it.
@@ -368,6 +369,33 @@ func (u *unpacker) file(e Entry, content io.Reader) (manifest.File, error) {
 // statement may list.
 const maxUnpacked = 1_000_000
 
+// What the names in all archives of one model may be together, so that little
+// that was compressed well takes no memory beside the 1 KiB a file that is
+// planned for, and makes no forest of folders. Names of real models have 30
+// bytes and two folders, those of images 80 and six.
+const (
+	maxNames       = 16 << 20 // bytes
+	maxNamesEach   = 256      // and as many more for each entry
+	maxFolders     = 1_000_000
+	maxFoldersEach = 16
+)
+
+// count counts an entry by its header, before anything of it is kept.
+func (u *unpacker) count(h *tar.Header) error {
+	size := u.names.Add(int64(len(h.Name) + len(h.Linkname)))
+	folders := u.folders.Add(int64(strings.Count(h.Name, "/")))
+	entries := u.entries.Add(1) // last: other layers are counted meanwhile
+	switch {
+	case entries > maxUnpacked:
+		return refuse("too-many-entries", "archive", "the archives have more than %d entries", maxUnpacked)
+	case size > maxNames+maxNamesEach*entries:
+		return refuse("names-too-long", "archive", "the names of %d entries have more than %d bytes, and %d each (T08)", entries, maxNames, maxNamesEach)
+	case folders > maxFolders+maxFoldersEach*entries:
+		return refuse("names-too-long", "archive", "the names of %d entries have more than %d folders, and %d each (T08)", entries, maxFolders, maxFoldersEach)
+	}
+	return nil
+}
+
 // archive reads a tar.
 func (u *unpacker) archive(s Source, stream io.Reader) (contents, error) {
 	var found contents
@@ -384,8 +412,8 @@ func (u *unpacker) archive(s Source, stream io.Reader) (contents, error) {
 		if err != nil {
 			return contents{}, notArchive(err)
 		}
-		if u.entries.Add(1) > maxUnpacked {
-			return contents{}, refuse("too-many-entries", "archive", "the archives have more than %d entries", maxUnpacked)
+		if err := u.count(header); err != nil {
+			return contents{}, err
 		}
 		name, kind, err := s.entry(header)
 		if kind == outsideEntry {

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
@@ -613,6 +614,48 @@ func TestUnpackRefusesBombs(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// T08: names that take memory, or make folders, out of proportion to their
+// number. They are refused while they are read.
+func TestUnpackRefusesFloodsOfNames(t *testing.T) {
+	const entries = 5_000
+	file := raw("x", tar.TypeReg, 0, nil)
+	for _, test := range []struct {
+		name, code string
+		read       int // how many entries are read at most
+		long       func(i int) string
+	}{
+		{"4,000 bytes each", "names-too-long", 4500, func(i int) string {
+			return fmt.Sprintf("%07d", i) + strings.Repeat("/"+strings.Repeat("x", 248), 16)
+		}},
+		{"250 folders each", "names-too-long", 4400, func(i int) string { return fmt.Sprintf("%07d", i) + strings.Repeat("/d", 250) }},
+		{"as real models have", "", entries, func(i int) string { return fmt.Sprintf("checkpoint-%07d/rank/optimizer.bin", i) }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var blobs []string // the limit is that of all layers
+			for layer := range 2 {
+				var b strings.Builder
+				for i := range entries / 2 {
+					b.WriteString(longName(test.long(layer*entries+i)) + file)
+				}
+				blobs = append(blobs, gzipped(t, ended(b.String())))
+			}
+			var seen atomic.Int64
+			_, err := unpack(t, packing{mediaType: typeWeight + "tar+gzip"}.put(t, blobs...), oci.FilesOptions{}, oci.UnpackOptions{Sink: func(oci.Entry, io.Reader) error {
+				seen.Add(1)
+				return nil
+			}})
+			if test.code != "" {
+				wantThreat(t, err, test.code)
+			} else if err != nil {
+				t.Error(err)
+			}
+			if seen.Load() > int64(test.read) {
+				t.Errorf("%d entries were read, want at most %d", seen.Load(), test.read)
+			}
+		})
+	}
 }
 
 // T07: what one parser takes for the end is the beginning of more for another.
