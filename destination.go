@@ -33,6 +33,10 @@ type destination struct {
 	root   *os.Root // nil: it does not exist
 	lock   *os.File // held while work goes on inside; nil: none is needed
 
+	// foreign are entries that have names of staging folders, and are none;
+	// left are those that are, and that nobody works in.
+	foreign, left map[string]bool
+
 	empty   bool // but for staging folders of ours
 	mounted bool
 }
@@ -88,9 +92,12 @@ func (d *destination) open() error {
 			return err
 		}
 	}
-	d.empty = !slices.ContainsFunc(entries, func(name string) bool { return !d.isStaging(name) })
+	d.empty = !slices.ContainsFunc(entries, func(name string) bool { return !d.passes(name) })
 	return nil
 }
+
+// passes reports whether an entry is a staging folder, and so no content.
+func (d *destination) passes(name string) bool { return d.isStaging(name) && !d.foreign[name] }
 
 // undo takes back what a pull that died had begun to move up, whatever it was
 // of: the folder is empty again.
@@ -98,16 +105,22 @@ func (d *destination) undo(entries []string) error {
 	if err := d.lockInside(); err != nil {
 		return err
 	}
+	d.foreign, d.left = map[string]bool{}, map[string]bool{}
 	for _, name := range entries {
 		if !d.isStaging(name) {
 			continue
 		}
-		if s := resume(d.root, name); s != nil {
-			err := s.moveBack(d.root)
-			s.close()
-			if err != nil {
-				return err
-			}
+		s, err := take(d.root, name)
+		d.foreign[name], d.left[name] = errors.Is(err, errForeign), err == nil
+		if err != nil {
+			continue
+		}
+		if s.resume() == nil {
+			err = s.moveBack(d.root)
+		}
+		s.close()
+		if err != nil {
+			return err
 		}
 	}
 	return nil
@@ -221,9 +234,14 @@ func (d *destination) stage(m digest.Digest) (*staging, error) {
 		if !strings.HasPrefix(name, d.prefix(m)) || !d.isStaging(name) {
 			continue
 		}
-		if s := resume(d.where(), name); s != nil {
+		s, err := take(d.where(), name)
+		if err != nil {
+			continue
+		}
+		if err := s.resume(); err == nil {
 			return s, nil
 		}
+		s.close()
 	}
 	for range maxStagings {
 		s, err := newStaging(d.where(), d.prefix(m))
@@ -247,18 +265,15 @@ func (d *destination) sweep(m digest.Digest) {
 // sweepIn leaves alone what is in use, or not ours.
 func (d *destination) sweepIn(place *os.Root, prefix string) {
 	names, err := listFolder(place)
-	if err != nil || !hasLocks {
+	if err != nil {
 		return // they are found by the next pull
 	}
 	for _, name := range names {
 		if !strings.HasPrefix(name, prefix) || !d.isStaging(name) {
 			continue
 		}
-		s := &staging{place: place, name: name}
-		if s.open() == nil {
+		if s, err := take(place, name); err == nil {
 			_ = s.remove()
-			continue
 		}
-		s.close()
 	}
 }

@@ -45,16 +45,32 @@ func (s *staging) publish(d *destination, overwrite bool, step func(string)) err
 // exchange puts the new folder in the place of the old one, which is left in
 // the staging folder.
 func (s *staging) exchange(d *destination) error {
+	old := stagedFiles
 	err := renameExchange(s.root, stagedFiles, d.parent, d.base)
+	back := func() error { return renameExchange(s.root, stagedFiles, d.parent, d.base) }
 	if errors.Is(err, errors.ErrUnsupported) {
-		old := path.Join(s.name, stagedOld)
-		if err = d.parent.Rename(d.base, old); err == nil {
-			if err = renameNew(s.root, stagedFiles, d.parent, d.base); err != nil {
-				err = errors.Join(bareError(err), d.parent.Rename(old, d.base))
-			}
+		old = stagedOld
+		err = renameNew(d.parent, d.base, s.root, stagedOld)
+		back = func() error { return renameNew(s.root, stagedOld, d.parent, d.base) }
+	}
+	if err != nil {
+		return bareError(err)
+	}
+	// What came out will be removed: it has to be what the caller named, and not
+	// what somebody gave that name meanwhile.
+	was, err := d.root.Lstat(".")
+	if err != nil {
+		return errors.Join(bareError(err), bareError(back()))
+	}
+	if now, err := s.root.Lstat(old); err != nil || !os.SameFile(was, now) {
+		return errors.Join(errors.New("another folder has its name by now, and is left as it is"), bareError(back()))
+	}
+	if old == stagedOld {
+		if err := renameNew(s.root, stagedFiles, d.parent, d.base); err != nil {
+			return errors.Join(bareError(err), bareError(back()))
 		}
 	}
-	return bareError(err)
+	return nil
 }
 
 // moveUp moves what was staged into the folder around it, one entry of the top
@@ -68,7 +84,7 @@ func (s *staging) moveUp(d *destination, overwrite bool, step func(string)) erro
 	if err != nil {
 		return err
 	}
-	there = slices.DeleteFunc(there, d.isStaging)
+	there = slices.DeleteFunc(there, d.passes)
 	if len(there) > 0 {
 		if !overwrite {
 			return ErrOccupied

@@ -9,6 +9,7 @@ import (
 	"io"
 	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
@@ -95,7 +96,7 @@ func (c *Client) Pull(ctx context.Context, ref, dir string, policy Policy, o Pul
 	}
 	p := &pull{client: c, model: model, verified: v, policy: policy, o: o, pulled: &Pulled{Verification: v, Dir: dir}}
 	if d.root != nil && !d.empty {
-		err := p.verifies(ctx)
+		err := p.verifies(ctx, d)
 		switch {
 		case err == nil:
 			d.sweep(v.digest())
@@ -113,8 +114,9 @@ func (c *Client) Pull(ctx context.Context, ref, dir string, policy Policy, o Pul
 		if again != nil {
 			return nil, fmt.Errorf("pull %s: %w", r, again)
 		}
+		err = p.verifies(ctx, now)
 		now.close()
-		if err = p.verifies(ctx); err != nil {
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -141,7 +143,7 @@ func (v *Verification) digest() digest.Digest { return digest.Digest(v.Digest) }
 
 // verifies returns nil if the folder that is there is the model already. One
 // that is not is [ErrOccupied].
-func (p *pull) verifies(ctx context.Context) error {
+func (p *pull) verifies(ctx context.Context, d *destination) error {
 	policy, dir := p.policy, p.pulled.Dir
 	policy.Subset, policy.IgnoreUnsignedFiles, policy.IgnorePaths = false, false, nil
 	local, opened, err := p.client.local(ctx, dir, &policy, VerifyOptions{})
@@ -152,6 +154,10 @@ func (p *pull) verifies(ctx context.Context) error {
 		return err
 	}
 	defer opened.Close()
+	local.Files = slices.DeleteFunc(local.Files, func(f manifest.File) bool {
+		top, _, below := strings.Cut(f.Name, "/")
+		return below && d.left[top] // staging folders, which go when all is well
+	})
 	v := *p.verified
 	v.Target, v.Kind = dir, KindDir
 	found, err := p.client.verifyModel(ctx, v, p.model, local, policy, p.o.Verify)

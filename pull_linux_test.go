@@ -322,6 +322,116 @@ func TestPullGoesOn(t *testing.T) {
 	}
 }
 
+// Whoever may write to the folder around DIR can give any folder of the user
+// the name of a staging folder. It is none, and nothing in it is touched.
+func TestPullRemovesNoFolderOfTheUser(t *testing.T) {
+	r, signer := newRegistry(t), newSigner(t)
+	ref := r.host + "/acme/tiny:v1"
+	pushed := pushSigned(t, ref, pullFiles, signer)
+	name := ".out.modelsig-" + strings.TrimPrefix(pushed.Digest, "sha256:")[:16] + "-0123456789abcdef"
+	marker := func(name string) string { return "modelsig pull works in " + name + ", and removes it.\n" }
+	private := func(t *testing.T, dir string, files map[string]string) {
+		t.Helper()
+		must(t, os.Mkdir(dir, 0o700))
+		for name, content := range files {
+			writeFile(t, filepath.Join(dir, name), content)
+		}
+		if _, ok := files["staging"]; ok {
+			must(t, os.Chmod(filepath.Join(dir, "staging"), 0o600))
+		}
+	}
+	for _, tt := range []struct {
+		name  string
+		files map[string]string
+		mode  os.FileMode // of the marker; 0: 0600
+	}{
+		{"his own files", map[string]string{"thesis.tex": "x", "data/1": "1"}, 0},
+		{"files that look like ours", map[string]string{"files/thesis.tex": "x", "layers/x": "x"}, 0},
+		{"a marker of another folder", map[string]string{"files/thesis.tex": "x", "staging": marker(name[:len(name)-1] + "0")}, 0},
+		{"a marker, and more", map[string]string{"thesis.tex": "x", "staging": marker(name)}, 0},
+		{"a marker that a model brought", map[string]string{"files/thesis.tex": "x", "staging": marker(name)}, 0o644},
+	} {
+		for _, inside := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, inside %t", tt.name, inside), func(t *testing.T) {
+				parent := t.TempDir()
+				dir := filepath.Join(parent, "out")
+				place := parent
+				if inside {
+					must(t, os.Mkdir(dir, 0o755))
+					place = dir
+				}
+				his := filepath.Join(place, name)
+				private(t, his, tt.files)
+				if tt.mode != 0 {
+					must(t, os.Chmod(filepath.Join(his, "staging"), tt.mode))
+				}
+				_, err := new(modelsig.Client).Pull(t.Context(), ref, dir, trusts(signer), modelsig.PullOptions{})
+				wantTree(t, his, tt.files)
+				if inside {
+					if !errors.Is(err, modelsig.ErrOccupied) {
+						t.Errorf("a folder with something in it: %v", err)
+					}
+					wantAlone(t, dir, name)
+					return
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				wantTree(t, dir, pullFiles)
+				wantAlone(t, parent, "out", name)
+				// And not when there is nothing to do but to clean up.
+				if pulled, err := new(modelsig.Client).Pull(t.Context(), ref, dir, trusts(signer), modelsig.PullOptions{}); err != nil || !pulled.Unchanged {
+					t.Fatalf("%+v, %v", pulled, err)
+				}
+				wantTree(t, his, tt.files)
+			})
+		}
+	}
+	t.Run("an empty one is what a pull may leave", func(t *testing.T) {
+		parent := t.TempDir()
+		private(t, filepath.Join(parent, name), nil)
+		if _, err := new(modelsig.Client).Pull(t.Context(), ref, filepath.Join(parent, "out"), trusts(signer), modelsig.PullOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		wantAlone(t, parent, "out")
+	})
+	// The name changes hands while the pull is at work.
+	for _, at := range []string{"staged", "synced", "published"} {
+		t.Run("the name of ours, at "+at, func(t *testing.T) {
+			parent := t.TempDir()
+			dir := filepath.Join(parent, "out")
+			his := map[string]string{"files/thesis.tex": "x", "thesis.tex": "y"}
+			client, taken := new(modelsig.Client), ""
+			client.SetStep(func(step string) {
+				if step == at {
+					taken = stagings(t, parent)[0]
+					must(t, os.Rename(taken, filepath.Join(parent, "elsewhere")))
+					private(t, taken, his)
+				}
+			})
+			_, _ = client.Pull(t.Context(), ref, dir, trusts(signer), modelsig.PullOptions{})
+			wantTree(t, taken, his)
+		})
+	}
+	t.Run("the name of what is replaced", func(t *testing.T) {
+		parent := t.TempDir()
+		dir := filepath.Join(parent, "out")
+		writeFile(t, filepath.Join(dir, "old"), "old")
+		his := map[string]string{"thesis.tex": "y"}
+		client := new(modelsig.Client)
+		client.SetStep(func(step string) {
+			if step == "synced" {
+				must(t, os.Rename(dir, filepath.Join(parent, "elsewhere")))
+				private(t, dir, his)
+			}
+		})
+		if _, err := client.Pull(t.Context(), ref, dir, trusts(signer), modelsig.PullOptions{Overwrite: true}); err == nil || !strings.Contains(err.Error(), "another folder has its name") {
+			t.Errorf("error %v", err)
+		}
+		wantTree(t, dir, his)
+	})
+}
+
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {

@@ -19,6 +19,7 @@ import (
 // the whole:
 //
 //	.DIR.modelsig-<16 hex of the digest>-<16 random hex>/   0700: the staging folder
+//	    staging                                             the marker: a pull made this folder
 //	    files/                                              what DIR will be
 //	    layers/                                             what is in archives that were read
 //	    moving                                              names, while they move up into DIR
@@ -30,7 +31,8 @@ import (
 // staging folder, and the next pull of the same manifest goes on in it.
 
 const (
-	// stagedFiles to stagedOld are what a staging folder holds.
+	// stagedMarker to stagedOld are what a staging folder holds.
+	stagedMarker = "staging"
 	stagedFiles  = "files"
 	stagedLayers = "layers"
 	stagedMoving = "moving"
@@ -44,12 +46,21 @@ const (
 	maxSyncs = 256
 )
 
+// errForeign: a folder has the name of a staging folder, and no pull made it.
+// Whoever may write to the folder around it can give that name to any other of
+// the user's, so that name, owner and mode prove nothing.
+var errForeign = errors.New("it is not ours alone")
+
+// errEmpty: a pull may have died before it wrote the marker.
+var errEmpty = errors.New("it is empty")
+
 // A staging is a staging folder that is ours alone.
 type staging struct {
 	place *os.Root // the folder that it stands in
 	name  string
 	fresh bool // made by this pull
 	root  *os.Root
+	info  fs.FileInfo // of the folder that root is
 	files *os.Root
 	lock  *os.File // nil: there are no locks here
 
@@ -75,6 +86,9 @@ func newStaging(place *os.Root, prefix string) (*staging, error) {
 		return nil, errBusy // it was taken for abandoned, and is another's now
 	}
 	if err == nil {
+		err = s.mark()
+	}
+	if err == nil {
 		err = s.openFiles()
 	}
 	if err != nil {
@@ -83,18 +97,19 @@ func newStaging(place *os.Root, prefix string) (*staging, error) {
 	return s, nil
 }
 
-// open opens and locks the staging folder.
+// open opens and locks the staging folder. That it is one, [staging.marked] says.
 func (s *staging) open() error {
 	info, err := s.place.Lstat(s.name)
 	if err != nil {
 		return err
 	}
 	if !isPrivate(info) && !(s.fresh && s.sheltered()) {
-		return errors.New("it is not ours alone")
+		return errForeign
 	}
 	if s.root, err = openSame(s.place, s.name, info); err != nil {
 		return err
 	}
+	s.info = info
 	s.lock, err = lockFolder(s.root)
 	if err != nil && !(s.fresh && errors.Is(err, errors.ErrUnsupported)) {
 		return err
@@ -114,6 +129,63 @@ func (s *staging) sheltered() bool {
 	return err == nil && info.Mode().Perm()&0o022 == 0
 }
 
+// marker is what stands in the marker: with the folder's name, so that it says
+// nothing of any other folder.
+func (s *staging) marker() string {
+	return "modelsig pull works in " + s.name + ", and removes it.\n"
+}
+
+// mark writes the marker. What stands in the folder then is ours: nobody else
+// can write into it.
+func (s *staging) mark() error {
+	f, err := s.root.OpenFile(stagedMarker, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(s.marker())
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// marked returns nil if a pull made the folder: its marker is a file that only
+// we can have written, and nothing else is there than what a pull writes. Files
+// of a model have other modes than the marker, so that none can pass for it.
+func (s *staging) marked() error {
+	names, err := listFolder(s.root)
+	if err != nil {
+		return err
+	}
+	if len(names) == 0 {
+		return errEmpty
+	}
+	for _, name := range names {
+		if !slices.Contains(stagedNames(), name) {
+			return errForeign
+		}
+	}
+	info, err := s.root.Lstat(stagedMarker)
+	if errors.Is(err, fs.ErrNotExist) {
+		return errForeign
+	}
+	if err != nil {
+		return bareError(err)
+	}
+	want := s.marker()
+	if !isOwnFile(info) || info.Mode() != 0o600 || info.Size() != int64(len(want)) {
+		return errForeign
+	}
+	data, err := s.root.ReadFile(stagedMarker)
+	if err == nil && string(data) != want {
+		err = errForeign
+	}
+	return bareError(err)
+}
+
+// stagedNames are what a staging folder may hold: the marker last, as it is
+// removed, so that what is left of a folder is known until nothing is.
+func stagedNames() []string {
+	return []string{stagedFiles, stagedLayers, stagedMoving, stagedOld, stagedMarker}
+}
+
 // openFiles opens files, which is not there yet, or not any more, where the
 // pull that made the folder died in its first or last step.
 func (s *staging) openFiles() error {
@@ -131,26 +203,35 @@ func (s *staging) openFiles() error {
 	return err
 }
 
-// resume takes a staging folder that was left behind; nil: it is in use, or
-// not what a pull leaves. Nothing in it is believed: that it is ours says that
-// nobody else can change it while we work.
-func resume(place *os.Root, name string) *staging {
+// take opens a staging folder that was left behind. It returns an error where
+// the folder is in use, errForeign if it is not what a pull leaves, and errEmpty
+// if it may be.
+func take(place *os.Root, name string) (*staging, error) {
 	if !hasLocks {
-		return nil
+		return nil, errors.ErrUnsupported
 	}
 	s := &staging{place: place, name: name}
 	err := s.open()
 	if err == nil {
-		err = s.openFiles()
+		err = s.marked()
 	}
-	if err == nil {
-		err = s.walk()
+	if errors.Is(err, errEmpty) {
+		_ = s.removeEmpty() // of no use to anybody
 	}
 	if err != nil {
 		s.close()
-		return nil
+		return nil, err
 	}
-	return s
+	return s, nil
+}
+
+// resume makes a staging folder that was taken fit for use. Nothing in it is
+// believed: that it is ours says that nobody else can change it while we work.
+func (s *staging) resume() error {
+	if err := s.openFiles(); err != nil {
+		return err
+	}
+	return s.walk()
 }
 
 // walk lists what was kept: regular files with one name, in folders, all ours.
@@ -267,11 +348,59 @@ func (s *staging) size() (int64, error) {
 	return n, err
 }
 
-// remove removes the staging folder and what is left in it.
+// remove removes the staging folder and what is left in it: by handle, since
+// another folder may have its name by now, and nothing but what pulls write.
 func (s *staging) remove() error {
-	err := s.place.RemoveAll(s.name)
-	s.close()
+	defer s.close()
+	if s.root == nil { // it could not be opened, and nothing was written into it
+		return bareError(s.place.Remove(s.name))
+	}
+	for _, name := range stagedNames() {
+		if err := removeTree(s.root, name); err != nil {
+			return bareError(err)
+		}
+	}
+	return s.removeEmpty()
+}
+
+// removeEmpty removes the folder itself, if nothing is in it.
+func (s *staging) removeEmpty() error {
+	now, err := s.place.Lstat(s.name)
+	if err == nil && !os.SameFile(now, s.info) {
+		err = errors.New("another folder has its name by now")
+	}
+	if err == nil {
+		err = s.place.Remove(s.name)
+	}
 	return bareError(err)
+}
+
+// removeTree removes what name is in root, with all below it, and returns the
+// first error. Each folder is the one that was looked at.
+func removeTree(root *os.Root, name string) error {
+	err := root.Remove(name)
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	info, statErr := root.Lstat(name)
+	if statErr != nil || !info.IsDir() {
+		return err
+	}
+	sub, err := openSame(root, name, info)
+	if err != nil {
+		return err
+	}
+	defer sub.Close()
+	names, err := listFolder(sub)
+	for _, below := range names {
+		if failed := removeTree(sub, below); err == nil {
+			err = failed
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return root.Remove(name)
 }
 
 func (s *staging) close() {
