@@ -1,12 +1,16 @@
 package modelsig
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -91,7 +95,8 @@ func (s *staging) moveUp(d *destination, overwrite bool, step func(string)) erro
 		}
 		return s.replace(d, names, there, step)
 	}
-	if err := s.recordMove(names); err != nil {
+	moves, err := s.recordMove(names)
+	if err != nil {
 		return err
 	}
 	var failed error
@@ -100,9 +105,9 @@ func (s *staging) moveUp(d *destination, overwrite bool, step func(string)) erro
 		if failed = renameNew(s.files, name, d.root, name); failed == nil {
 			continue
 		}
-		for _, moved := range names[:i] { // all, or nothing
-			if err := renameNew(d.root, moved, s.files, moved); err != nil {
-				return fmt.Errorf("take back %s: %w", strconv.Quote(moved), bareError(err))
+		for _, moved := range moves[:i] { // all, or nothing
+			if err := s.takeBack(d.root, moved); err != nil {
+				return err
 			}
 		}
 		break
@@ -147,19 +152,89 @@ func (s *staging) replace(d *destination, names, there []string, step func(strin
 	return nil
 }
 
+// A move is an entry of the top level that is about to move up, and what it is,
+// as [identity] says.
+type move struct{ Name, Identity string }
+
 // recordMove writes down what is about to move, so that the next pull can tell
 // it from what others put there.
-func (s *staging) recordMove(names []string) error {
+func (s *staging) recordMove(names []string) ([]move, error) {
+	moves := make([]move, len(names))
+	for i, name := range names {
+		id, err := identity(s.files, name)
+		if err != nil {
+			return nil, fmt.Errorf("look at %s: %w", strconv.Quote(name), bareError(err))
+		}
+		moves[i] = move{name, id}
+	}
+	data, err := json.Marshal(moves)
+	if err != nil {
+		return nil, err
+	}
 	f, err := s.root.OpenFile(stagedMoving, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
-		return bareError(err)
+		return nil, bareError(err)
 	}
-	// A name has no control characters (threat N07).
-	_, err = f.WriteString(strings.Join(names, "\n"))
+	_, err = f.Write(data)
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("write down what moves: %w", bareError(err))
+		return nil, fmt.Errorf("write down what moves: %w", bareError(err))
 	}
-	return syncFolder(s.root, ".")
+	return moves, syncFolder(s.root, ".")
+}
+
+// identity is what name in root is: a file or a folder with all below it. Two
+// are equal only if they are the same files, and nobody wrote to them: a number
+// of a file that was removed is given to the next one, so that size and time
+// count as well. It is "" where files have no numbers: there only the pull that
+// moved something takes it back.
+func identity(root *os.Root, name string) (string, error) {
+	h := sha256.New()
+	err := fs.WalkDir(root.FS(), name, func(name string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := root.Lstat(filepath.FromSlash(name))
+		if err != nil {
+			return err
+		}
+		number, ok := fileNumber(info)
+		if !ok {
+			return errors.ErrUnsupported
+		}
+		if info.IsDir() { // its size and time are the file system's own matter
+			fmt.Fprintf(h, "%q folder %d\n", name, number)
+			return nil
+		}
+		fmt.Fprintf(h, "%q %v %d %d %d\n", name, info.Mode().Type(), number, info.Size(), info.ModTime().UnixNano())
+		return nil
+	})
+	if errors.Is(err, errors.ErrUnsupported) {
+		return "", nil
+	}
+	return hex.EncodeToString(h.Sum(nil)), err
+}
+
+// takeBack moves back what moved up into root, if it still is that. Everything
+// else stays where it is: somebody put it there.
+func (s *staging) takeBack(root *os.Root, m move) error {
+	same := func(root *os.Root) bool {
+		id, err := identity(root, m.Name)
+		return err == nil && id == m.Identity
+	}
+	if !same(root) {
+		return nil
+	}
+	err := renameNew(root, m.Name, s.files, m.Name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil && !same(s.files) { // it changed hands under the rename
+		err = renameNew(s.files, m.Name, root, m.Name)
+	}
+	if err != nil {
+		return fmt.Errorf("take back %s, which an interrupted pull moved: %w", strconv.Quote(m.Name), bareError(err))
+	}
+	return nil
 }
 
 // moveBack undoes a move into root that did not come to its end: what moved up
@@ -180,15 +255,16 @@ func (s *staging) moveBack(root *os.Root) error {
 	if err != nil {
 		return err
 	}
-	for name := range strings.SplitSeq(string(data), "\n") {
-		switch {
-		case len(left) == 0: // it came to its end
-		case manifest.CheckName(name) != nil, strings.Contains(name, "/"): // we did not write that
-		case contains(left, name):
-		default:
-			if err := renameNew(root, name, s.files, name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return fmt.Errorf("take back %s, which an interrupted pull moved: %w", strconv.Quote(name), bareError(err))
-			}
+	var moves []move
+	if len(left) == 0 || json.Unmarshal(data, &moves) != nil {
+		moves = nil // it came to its end, or never began
+	}
+	for _, m := range moves {
+		if m.Identity == "" || manifest.CheckName(m.Name) != nil || strings.Contains(m.Name, "/") || contains(left, m.Name) {
+			continue // we did not write that, or it did not move
+		}
+		if err := s.takeBack(root, m); err != nil {
+			return err
 		}
 	}
 	return bareError(s.root.Remove(stagedMoving))

@@ -33,6 +33,7 @@ type child struct {
 	Ref, Dir, Key string
 	Overwrite     bool
 	KillAt        int    // the step at which it kills itself, counted from 1; 0: none
+	KillOn        string // the step at which it kills itself, by name; "": none
 	FileSize      uint64 // the largest file that it may write, in bytes; 0: any
 	Mount         string // what to mount on Dir in a namespace of its own: "tmpfs", "bind"; "": nothing
 	Check         bool   // read what is there afterwards: the parent cannot look into the namespace
@@ -79,7 +80,7 @@ func (c child) run() {
 	client := &modelsig.Client{Jobs: 1}
 	step := 0
 	client.SetStep(func(name string) {
-		if step++; step == c.KillAt {
+		if step++; step == c.KillAt || name == c.KillOn {
 			fmt.Println("killed at", name)
 			_ = unix.Kill(os.Getpid(), unix.SIGKILL)
 			select {}
@@ -225,6 +226,79 @@ func TestPullKilledBetweenAnyTwoSteps(t *testing.T) {
 				wantAlone(t, parent, "out")
 				wantAlone(t, dir, "again", "config.json", "empty", "weights")
 			}
+		})
+	}
+}
+
+// What moved up into an empty folder before the pull died is taken back only if
+// it still is what moved: nothing of the user's is.
+func TestPullTakesBackOnlyWhatItMoved(t *testing.T) {
+	r := newRegistry(t)
+	signer, key := newKeyPair(t)
+	ref := r.host + "/acme/tiny:v1"
+	pushSigned(t, ref, pullFiles, signer)
+	policy, err := modelsig.KeyPolicy([]byte(key))
+	must(t, err)
+	for _, tt := range []struct {
+		name   string
+		change func(t *testing.T, dir string)
+	}{
+		{"another file of that name", func(t *testing.T, dir string) {
+			must(t, os.Remove(filepath.Join(dir, "config.json")))
+			writeFile(t, filepath.Join(dir, "config.json"), "my")
+		}},
+		{"the file was written to", func(t *testing.T, dir string) {
+			f, err := os.OpenFile(filepath.Join(dir, "config.json"), os.O_WRONLY, 0)
+			must(t, err)
+			_, err = f.WriteString("my")
+			must(t, errors.Join(err, f.Close()))
+		}},
+		{"another folder of that name", func(t *testing.T, dir string) {
+			must(t, os.RemoveAll(filepath.Join(dir, "again")))
+			writeFile(t, filepath.Join(dir, "again/mine/thesis.tex"), "x")
+		}},
+		{"a file in the folder", func(t *testing.T, dir string) { writeFile(t, filepath.Join(dir, "again/mine/thesis.tex"), "x") }},
+		{"a folder where a file was", func(t *testing.T, dir string) {
+			must(t, os.Remove(filepath.Join(dir, "config.json")))
+			writeFile(t, filepath.Join(dir, "config.json/thesis.tex"), "x")
+		}},
+		{"a file of another name", func(t *testing.T, dir string) { writeFile(t, filepath.Join(dir, "thesis.tex"), "x") }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			if out, err := (child{Ref: ref, Dir: dir, Key: key, KillOn: "move weights"}).start(t); err == nil || !strings.Contains(out, "killed at move") {
+				t.Fatalf("%v: %s", err, out)
+			}
+			tt.change(t, dir)
+			tree := func() map[string]string {
+				got := readTree(t, dir)
+				maps.DeleteFunc(got, func(name, content string) bool {
+					// What is the pull's own may go back, or stay.
+					return strings.HasPrefix(name, "."+filepath.Base(dir)+".modelsig-") || pullFiles[name] == content
+				})
+				return got
+			}
+			want := tree()
+			if len(want) == 0 {
+				t.Fatal("nothing is the user's")
+			}
+			// A pull that is refused touches nothing either.
+			if _, err := new(modelsig.Client).Pull(t.Context(), ref, dir, modelsig.Policy{}, modelsig.PullOptions{}); !errors.Is(err, modelsig.ErrRefused) {
+				t.Errorf("nobody is trusted: %v", err)
+			}
+			if got := tree(); !maps.Equal(got, want) {
+				t.Errorf("the folder has %q, want %q", got, want)
+			}
+			if _, err := new(modelsig.Client).Pull(t.Context(), ref, dir, policy, modelsig.PullOptions{}); !errors.Is(err, modelsig.ErrOccupied) {
+				t.Errorf("error %v", err)
+			}
+			if got := tree(); !maps.Equal(got, want) {
+				t.Errorf("the folder has %q, want %q", got, want)
+			}
+			if _, err := new(modelsig.Client).Pull(t.Context(), ref, dir, policy, modelsig.PullOptions{Overwrite: true}); err != nil {
+				t.Fatal(err)
+			}
+			wantTree(t, dir, pullFiles)
 		})
 	}
 }

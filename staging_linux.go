@@ -121,6 +121,17 @@ func isOurs(info fs.FileInfo) bool {
 	return ok && int(stat.Uid) == os.Geteuid()
 }
 
+// fileNumber is the number of a file or folder on its file system, and stays
+// the same when it is renamed. The file system's own number may be another one
+// after it was mounted again, and a rename never leaves it.
+func fileNumber(info fs.FileInfo) (uint64, bool) {
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, false
+	}
+	return stat.Ino, true
+}
+
 // isPrivate: a folder that nobody but us can look into.
 func isPrivate(info fs.FileInfo) bool {
 	return info.IsDir() && info.Mode().Perm() == 0o700 && isOurs(info)

@@ -39,6 +39,9 @@ func isPrivate(info fs.FileInfo) bool   { return info.IsDir() }
 func isOwnFolder(info fs.FileInfo) bool { return info.IsDir() }
 func isOwnFile(fs.FileInfo) bool        { return false }
 
+// fileNumber: it is only asked for on the way to what is resumed.
+func fileNumber(fs.FileInfo) (uint64, bool) { return 0, false }
+
 func isInTheWay(err error) bool { return errors.Is(err, fs.ErrExist) }
 
 // syncFileSystem: there is no such call.
