@@ -1,7 +1,6 @@
 package modelsig
 
 import (
-	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -9,7 +8,6 @@ import (
 	"io"
 	"slices"
 	"strconv"
-	"strings"
 	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
@@ -141,8 +139,8 @@ type pull struct {
 // digest is that of the manifest.
 func (v *Verification) digest() digest.Digest { return digest.Digest(v.Digest) }
 
-// verifies returns nil if the folder that is there is the model already. One
-// that is not is [ErrOccupied].
+// verifies returns nil if the folder that is there is the model already, and
+// nothing else. One that is not is [ErrOccupied].
 func (p *pull) verifies(ctx context.Context, d *destination) error {
 	policy, dir := p.policy, p.pulled.Dir
 	policy.Subset, policy.IgnoreUnsignedFiles, policy.IgnorePaths = false, false, nil
@@ -154,10 +152,7 @@ func (p *pull) verifies(ctx context.Context, d *destination) error {
 		return err
 	}
 	defer opened.Close()
-	local.Files = slices.DeleteFunc(local.Files, func(f manifest.File) bool {
-		top, _, below := strings.Cut(f.Name, "/")
-		return below && d.left[top] // staging folders, which go when all is well
-	})
+	local.Files = slices.DeleteFunc(local.Files, d.inStaging) // they go when all is well
 	v := *p.verified
 	v.Target, v.Kind = dir, KindDir
 	found, err := p.client.verifyModel(ctx, v, p.model, local, policy, p.o.Verify)
@@ -166,6 +161,13 @@ func (p *pull) verifies(ctx context.Context, d *destination) error {
 	}
 	if err != nil {
 		return err
+	}
+	err = p.exact(ctx, d, local, found)
+	if errors.Is(err, errNotExact) {
+		return occupied(dir, err)
+	}
+	if err != nil {
+		return refusedInput(p.verified.Target, err)
 	}
 	p.pulled.Unchanged, p.pulled.Files, p.pulled.Bytes = true, found.Files.Count, found.Files.Bytes
 	return nil
@@ -181,10 +183,7 @@ func occupied(dir string, err error) error {
 func (p *pull) into(ctx context.Context, d *destination) (err error) {
 	ctx, span := child(ctx, "download")
 	defer end(span, &err)
-	plan, err := p.model.Manifest.Plan(oci.FilesOptions{
-		Allow:          p.o.Verify.Allow,
-		PathAnnotation: cmp.Or(p.verified.PathAnnotation, p.o.Verify.PathAnnotation),
-	})
+	plan, err := p.plan()
 	if err != nil {
 		return err
 	}

@@ -387,3 +387,94 @@ func resourcesOf(files map[string]string) []manifest.Resource {
 	}
 	return out
 }
+
+// What OMS tools ignore is in no list of files; of a folder that a pull vouches
+// for it is still no part, if the layers do not have it.
+func TestPullVouchesForNothingElse(t *testing.T) {
+	r, signer, client := newRegistry(t), newSigner(t), new(modelsig.Client)
+	files := maps.Clone(tinyFiles)
+	files[".gitattributes"] = "* -text"
+	pushSigned(t, r.host+"/acme/raw:v1", files, signer)
+	// An archive that may hold anything, and has a git file or none.
+	for name, files := range map[string]map[string]string{"packed": files, "plain": tinyFiles} {
+		tar := tarFolder(t, nil, files)
+		layer := rawLayer("x", tar)
+		layer.Annotations, layer.MediaType = nil, "application/vnd.cncf.model.weight.v1.tar"
+		m := image(layer)
+		m.ArtifactType = "application/vnd.cncf.model.manifest.v1+json"
+		r.putBlob(t, "acme/"+name, tar)
+		r.put(t, "acme/"+name, "v1", m)
+		mustSign(t, client, r.host+"/acme/"+name+":v1", signer, modelsig.SignOptions{})
+	}
+	write := func(name, content string) func(*testing.T, string) {
+		return func(t *testing.T, dir string) { writeFile(t, filepath.Join(dir, name), content) }
+	}
+	remove := func(name string) func(*testing.T, string) {
+		return func(t *testing.T, dir string) {
+			if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, tt := range []struct {
+		name   string
+		change func(t *testing.T, dir string)
+		repos  []string
+		same   bool // the folder still is what a pull writes
+	}{
+		{"nothing", func(*testing.T, string) {}, []string{"raw", "packed", "plain"}, true},
+		{"an empty folder", func(t *testing.T, dir string) {
+			if err := os.MkdirAll(filepath.Join(dir, ".git/hooks"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}, []string{"raw", "packed", "plain"}, true},
+		{"a hook", write(".git/hooks/post-checkout", "#!/bin/sh"), []string{"raw", "packed", "plain"}, false},
+		{"a workflow", write(".github/workflows/x.yml", "on: push"), []string{"raw", "packed", "plain"}, false},
+		{"a .gitignore", write(".gitignore", "*"), []string{"raw", "packed", "plain"}, false},
+		{"another .gitattributes", write(".gitattributes", "* -tex2"), []string{"raw", "packed", "plain"}, false},
+		{"a link for .gitignore", func(t *testing.T, dir string) {
+			if err := os.Symlink("config.json", filepath.Join(dir, ".gitignore")); err != nil {
+				t.Fatal(err)
+			}
+		}, []string{"raw", "packed", "plain"}, false},
+		{"a link for .gitattributes", func(t *testing.T, dir string) {
+			remove(".gitattributes")(t, dir)
+			if err := os.Symlink("config.json", filepath.Join(dir, ".gitattributes")); err != nil {
+				t.Fatal(err)
+			}
+		}, []string{"raw", "packed", "plain"}, false},
+		{"no .gitattributes", remove(".gitattributes"), []string{"raw"}, false},
+	} {
+		for _, repo := range tt.repos {
+			t.Run(tt.name+", "+repo, func(t *testing.T) {
+				want := files
+				if repo == "plain" {
+					want = tinyFiles
+				}
+				dir := filepath.Join(t.TempDir(), "out")
+				pull := func(overwrite bool) (*modelsig.Pulled, error) {
+					return client.Pull(t.Context(), r.host+"/acme/"+repo+":v1", dir, trusts(signer), modelsig.PullOptions{Overwrite: overwrite})
+				}
+				if _, err := pull(false); err != nil {
+					t.Fatal(err)
+				}
+				wantTree(t, dir, want)
+				tt.change(t, dir)
+				pulled, err := pull(false)
+				if tt.same {
+					if err != nil || !pulled.Unchanged {
+						t.Fatalf("%+v, %v", pulled, err)
+					}
+					return
+				}
+				if !errors.Is(err, modelsig.ErrOccupied) {
+					t.Fatalf("%+v, %v", pulled, err)
+				}
+				if pulled, err = pull(true); err != nil || pulled.Unchanged {
+					t.Fatalf("overwrite: %+v, %v", pulled, err)
+				}
+				wantTree(t, dir, want)
+			})
+		}
+	}
+}

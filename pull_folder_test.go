@@ -95,6 +95,37 @@ func TestPullIntoWhatIsThere(t *testing.T) {
 	})
 }
 
+// A signer's own list of what to ignore is for his folder.
+func TestPullIgnoresNothing(t *testing.T) {
+	r, signer, client := newRegistry(t), newSigner(t), new(modelsig.Client)
+	sig, err := client.SignDir(t.Context(), writeModel(t, tinyFiles), signer, modelsig.SignOptions{IgnorePaths: []string{"notes"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.attach(t, "acme/tiny", r.put(t, "acme/tiny", "v1", tiny()), modelType, sig.Model.Bundle)
+	for _, content := range tinyFiles {
+		r.putBlob(t, "acme/tiny", content)
+	}
+	dir := filepath.Join(t.TempDir(), "out")
+	pull := func() (*modelsig.Pulled, error) {
+		return client.Pull(t.Context(), r.host+"/acme/tiny:v1", dir, lenient(signer), modelsig.PullOptions{})
+	}
+	for range 2 {
+		if _, err := pull(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"notes/run.py", ".gitignore"} {
+		writeFile(t, filepath.Join(dir, name), "x")
+		if _, err := pull(); !errors.Is(err, modelsig.ErrOccupied) {
+			t.Errorf("%s: error %v", name, err)
+		}
+		if err := os.Remove(filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // The folder appears while the pull is at work.
 func TestPullReplacesNothingThatAppears(t *testing.T) {
 	r, signer := newRegistry(t), newSigner(t)

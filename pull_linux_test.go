@@ -35,6 +35,7 @@ type child struct {
 	KillAt        int    // the step at which it kills itself, counted from 1; 0: none
 	KillOn        string // the step at which it kills itself, by name; "": none
 	FileSize      uint64 // the largest file that it may write, in bytes; 0: any
+	UID           int    // the user that it becomes; 0: it stays who it is
 	Mount         string // what to mount on Dir in a namespace of its own: "tmpfs", "bind"; "": nothing
 	Check         bool   // read what is there afterwards: the parent cannot look into the namespace
 }
@@ -64,6 +65,11 @@ func (c child) run() {
 		}
 	case "bind":
 		if err := unix.Mount(c.Dir, c.Dir, "", unix.MS_BIND, ""); err != nil {
+			fail(err)
+		}
+	}
+	if c.UID != 0 {
+		if err := syscall.Setuid(c.UID); err != nil {
 			fail(err)
 		}
 	}
@@ -113,6 +119,7 @@ func (c child) run() {
 		}
 	}
 	fmt.Println("kept", pulled.Kept)
+	fmt.Println("unchanged", pulled.Unchanged)
 }
 
 // start runs a child to its end.
@@ -299,6 +306,58 @@ func TestPullTakesBackOnlyWhatItMoved(t *testing.T) {
 				t.Fatal(err)
 			}
 			wantTree(t, dir, pullFiles)
+		})
+	}
+}
+
+// A folder in which a file has a mode with a meaning, or another owner, is not
+// what a pull writes, whatever the bytes are.
+func TestPullVouchesForPlainFilesOnly(t *testing.T) {
+	r := newRegistry(t)
+	signer, key := newKeyPair(t)
+	ref := r.host + "/acme/tiny:v1"
+	pushSigned(t, ref, pullFiles, signer)
+	const me, other = 1001, 1002
+	for _, tt := range []struct {
+		name   string
+		change func(name string) error
+		root   bool // only root can make it so
+		ok     bool
+	}{
+		{"as it was", func(string) error { return nil }, false, true},
+		{"a program", func(name string) error { return os.Chmod(name, 0o755) }, false, true},
+		{"setuid", func(name string) error { return os.Chmod(name, 0o755|os.ModeSetuid) }, false, false},
+		{"setgid", func(name string) error { return os.Chmod(name, 0o755|os.ModeSetgid) }, false, false},
+		{"sticky", func(name string) error { return os.Chmod(name, 0o755|os.ModeSticky) }, false, false},
+		{"of another user", func(name string) error { return os.Lchown(name, other, other) }, true, false},
+		{"of root", func(name string) error { return os.Lchown(name, 0, 0) }, true, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := child{Ref: ref, Key: key}
+			parent, err := os.MkdirTemp("", "pull") // which others may look into
+			must(t, err)
+			t.Cleanup(func() { must(t, os.RemoveAll(parent)) })
+			must(t, os.Chmod(parent, 0o755))
+			c.Dir = filepath.Join(parent, "out")
+			switch {
+			case os.Geteuid() == 0:
+				must(t, os.Chown(parent, me, me))
+				c.UID = me
+			case tt.root:
+				t.Skip("only root can change owners")
+			}
+			if out, err := c.start(t); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			must(t, tt.change(filepath.Join(c.Dir, "weights/b.bin")))
+			out, err := c.start(t)
+			if (err == nil) != tt.ok || strings.Contains(out, "unchanged true") != tt.ok || !tt.ok && !strings.Contains(out, "is not this model") {
+				t.Errorf("%v: %s", err, out)
+			}
+			c.Overwrite = true
+			if out, err := c.start(t); err != nil || strings.Contains(out, "unchanged true") != tt.ok {
+				t.Errorf("overwrite: %v: %s", err, out)
+			}
 		})
 	}
 }

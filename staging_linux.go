@@ -132,6 +132,13 @@ func fileNumber(info fs.FileInfo) (uint64, bool) {
 	return stat.Ino, true
 }
 
+// isOursOrRoots: root may change every file, whoever owns it; so that to root
+// the owner is no matter.
+func isOursOrRoots(info fs.FileInfo) bool {
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	return isOurs(info) || os.Geteuid() == 0 || ok && stat.Uid == 0
+}
+
 // isPrivate: a folder that nobody but us can look into.
 func isPrivate(info fs.FileInfo) bool {
 	return info.IsDir() && info.Mode().Perm() == 0o700 && isOurs(info)

@@ -33,6 +33,9 @@ func lockFolder(root *os.Root) (*os.File, error) { return root.Open(".") }
 
 func isMountPoint(*os.Root, *os.Root) bool { return false }
 
+// isOursOrRoots cannot tell either, and asks for nothing.
+func isOursOrRoots(fs.FileInfo) bool { return true }
+
 // isPrivate, isOwnFolder and isOwnFile cannot tell whose something is, so that
 // nothing is resumed but what was made a moment ago.
 func isPrivate(info fs.FileInfo) bool   { return info.IsDir() }
