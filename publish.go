@@ -24,6 +24,11 @@ var ErrOccupied = errors.New("the folder exists, and is not this model")
 
 // publish makes what was staged visible.
 func (s *staging) publish(d *destination, overwrite bool, step func(string)) error {
+	if overwrite {
+		if err := d.nothingMounted(); err != nil {
+			return err
+		}
+	}
 	switch {
 	case d.inside():
 		if err := s.moveUp(d, overwrite, step); err != nil {
@@ -127,7 +132,7 @@ func (s *staging) replace(d *destination, names, there []string, step func(strin
 		if contains(there, name) {
 			err = renameExchange(s.files, name, d.root, name)
 			if errors.Is(err, errors.ErrUnsupported) {
-				if err = d.root.RemoveAll(name); err == nil {
+				if err = removeTree(d.root, name); err == nil {
 					err = renameNew(s.files, name, d.root, name)
 				}
 			}

@@ -187,6 +187,11 @@ func (p *pull) into(ctx context.Context, d *destination) (err error) {
 	if err != nil {
 		return err
 	}
+	if p.o.Overwrite { // before much is read for nothing, and again at the end
+		if err := d.nothingMounted(); err != nil {
+			return err
+		}
+	}
 	if p.stage, err = d.stage(p.verified.digest()); err != nil {
 		return err
 	}

@@ -37,6 +37,8 @@ type child struct {
 	FileSize      uint64 // the largest file that it may write, in bytes; 0: any
 	UID           int    // the user that it becomes; 0: it stays who it is
 	Mount         string // what to mount on Dir in a namespace of its own: "tmpfs", "bind"; "": nothing
+	MountBelow    string // what to mount below Dir, with a file in it: as Mount
+	MountOn       string // the step at which a file system is mounted there; "": none
 	Check         bool   // read what is there afterwards: the parent cannot look into the namespace
 }
 
@@ -68,6 +70,27 @@ func (c child) run() {
 			fail(err)
 		}
 	}
+	mountBelow := func() {
+		// The folder is in Dir, or, when Dir was exchanged, in what becomes of it.
+		found, err := filepath.Glob(filepath.Join(filepath.Dir(c.Dir), ".out.modelsig-*", "files", "be low", "x"))
+		if err != nil {
+			fail(err)
+		}
+		below := append(found, filepath.Join(c.Dir, "be low", "x"))[0]
+		kind, source, flags := "tmpfs", "tmpfs", uintptr(0)
+		if c.MountBelow == "bind" {
+			kind, source, flags = "", c.Dir+".data", unix.MS_BIND
+		}
+		if err := unix.Mount(source, below, kind, flags, ""); err != nil {
+			fail(err)
+		}
+		if err := os.WriteFile(filepath.Join(below, "thesis.tex"), []byte("x"), 0o644); err != nil {
+			fail(err)
+		}
+	}
+	if c.MountBelow != "" {
+		mountBelow()
+	}
 	if c.UID != 0 {
 		if err := syscall.Setuid(c.UID); err != nil {
 			fail(err)
@@ -86,6 +109,9 @@ func (c child) run() {
 	client := &modelsig.Client{Jobs: 1}
 	step := 0
 	client.SetStep(func(name string) {
+		if name == c.MountOn {
+			mountBelow()
+		}
 		if step++; step == c.KillAt || name == c.KillOn {
 			fmt.Println("killed at", name)
 			_ = unix.Kill(os.Getpid(), unix.SIGKILL)
@@ -108,6 +134,17 @@ func (c child) run() {
 		}
 		for _, e := range entries {
 			fmt.Println("entry", e.Name())
+		}
+	}
+	if c.MountBelow != "" || c.MountOn != "" {
+		found, globErr := filepath.Glob(filepath.Join(filepath.Dir(c.Dir), "*", "be low", "x", "thesis.tex"))
+		old, oldErr := filepath.Glob(filepath.Join(filepath.Dir(c.Dir), "*", "*", "be low", "x", "thesis.tex"))
+		if globErr != nil || oldErr != nil {
+			fail(errors.Join(globErr, oldErr))
+		}
+		fmt.Println("mounted files", len(found), len(old))
+		if pulled != nil {
+			fmt.Println("warnings", pulled.Warnings)
 		}
 	}
 	if err != nil {
@@ -135,7 +172,7 @@ func (c child) start(t *testing.T) (string, error) {
 	}
 	cmd := exec.Command(self)
 	cmd.Env = append(os.Environ(), childVariable+"="+string(text))
-	if c.Mount != "" {
+	if c.Mount != "" || c.MountBelow != "" || c.MountOn != "" {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
 	}
 	out, err := cmd.CombinedOutput()
@@ -641,6 +678,53 @@ func TestPullIntoAMountPoint(t *testing.T) {
 				t.Errorf("something is left: %s", out)
 			}
 			wantAlone(t, parent, "out")
+		})
+	}
+}
+
+// What is mounted below a folder is not removed with it.
+func TestPullOverwritesNoMountPoint(t *testing.T) {
+	r := newRegistry(t)
+	signer, key := newKeyPair(t)
+	ref := r.host + "/acme/tiny:v1"
+	pushSigned(t, ref, pullFiles, signer)
+	for _, tt := range []struct {
+		name string
+		c    child
+		want []string // parts of the output
+		ok   bool
+	}{
+		{"a file system", child{MountBelow: "tmpfs"}, []string{`below it, at "be low/x", another file system is mounted`, "mounted files 1 0"}, false},
+		{"a bind mount", child{MountBelow: "bind"}, []string{`below it, at "be low/x", another file system is mounted`, "mounted files 1 0"}, false},
+		{"below a mount point", child{Mount: "bind", MountBelow: "tmpfs"}, []string{`below it, at "be low/x", another file system is mounted`, "mounted files 1 0"}, false},
+		{"while the pull is at work", child{MountOn: "synced"}, []string{`below it, at "be low/x", another file system is mounted`, "mounted files 1 0"}, false},
+		// Then it is too late to refuse, and the old folder stays.
+		{"when it is done", child{MountOn: "published"}, []string{"another file system is mounted there", "could not be removed", "mounted files 0 1"}, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			parent := t.TempDir()
+			c := tt.c
+			c.Ref, c.Key, c.Dir, c.Overwrite = ref, key, filepath.Join(parent, "out"), true
+			must(t, os.MkdirAll(filepath.Join(c.Dir, "be low", "x"), 0o755))
+			writeFile(t, filepath.Join(c.Dir, "mine"), "x")
+			must(t, os.Mkdir(c.Dir+".data", 0o755))
+			out, err := c.start(t)
+			if errors.Is(err, syscall.EPERM) || strings.Contains(out, "operation not permitted") {
+				t.Skip("only root can mount")
+			}
+			if (err == nil) != tt.ok {
+				t.Errorf("%v: %s", err, out)
+			}
+			for _, want := range tt.want {
+				if !strings.Contains(out, want) {
+					t.Errorf("no %q in %s", want, out)
+				}
+			}
+			if tt.ok {
+				wantTree(t, c.Dir, pullFiles)
+			} else if c.Mount == "" {
+				wantTree(t, c.Dir, map[string]string{"mine": "x"})
+			}
 		})
 	}
 }

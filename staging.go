@@ -376,7 +376,8 @@ func (s *staging) removeEmpty() error {
 }
 
 // removeTree removes what name is in root, with all below it, and returns the
-// first error. Each folder is the one that was looked at.
+// first error. Each folder is the one that was looked at, and on the same file
+// system.
 func removeTree(root *os.Root, name string) error {
 	err := root.Remove(name)
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
@@ -391,6 +392,9 @@ func removeTree(root *os.Root, name string) error {
 		return err
 	}
 	defer sub.Close()
+	if isMounted(root, sub) {
+		return fmt.Errorf("%s: %w", strconv.Quote(name), errMounted)
+	}
 	names, err := listFolder(sub)
 	for _, below := range names {
 		if failed := removeTree(sub, below); err == nil {

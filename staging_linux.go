@@ -2,8 +2,12 @@ package modelsig
 
 import (
 	"errors"
+	"fmt"
+	"io"
 	"io/fs"
 	"os"
+	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -115,6 +119,54 @@ func isMountPoint(parent, root *os.Root) bool {
 	b, errB := root.Lstat(".")
 	return errA == nil && errB == nil && a.Sys().(*syscall.Stat_t).Dev != b.Sys().(*syscall.Stat_t).Dev
 }
+
+// maxMounts bounds the list of mount points, in bytes: some hundred thousand.
+const maxMounts = 64 << 20
+
+// mountBelow finds a mount point below the folder at root: of a folder or a
+// file, and of the same file system too, as bind mounts are. "": there is none.
+func mountBelow(root *os.Root) (string, error) {
+	f, err := root.Open(".")
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	// Both are as this process sees them.
+	path, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(int(f.Fd())))
+	if errors.Is(err, fs.ErrNotExist) {
+		return otherDevice(root) // there is no /proc here
+	}
+	if err != nil {
+		return "", err
+	}
+	list, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return "", err
+	}
+	defer list.Close()
+	data, err := io.ReadAll(io.LimitReader(list, maxMounts+1))
+	if err != nil {
+		return "", err
+	}
+	if len(data) > maxMounts {
+		return "", fmt.Errorf("the list of mount points has more than %d bytes", maxMounts)
+	}
+	for line := range strings.Lines(string(data)) {
+		// 36 35 98:0 /mnt1 /mnt2 rw,noatime …: proc_pid_mountinfo(5).
+		fields := strings.Fields(line)
+		if len(fields) < 5 {
+			return "", errors.New("the list of mount points cannot be read")
+		}
+		point := mountEscapes.Replace(fields[4])
+		if rest, ok := strings.CutPrefix(point, path+"/"); ok {
+			return rest, nil
+		}
+	}
+	return "", nil
+}
+
+// mountEscapes are those in the names of mount points: proc_pid_mountinfo(5).
+var mountEscapes = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 
 func isOurs(info fs.FileInfo) bool {
 	stat, ok := info.Sys().(*syscall.Stat_t)

@@ -36,6 +36,9 @@ func isMountPoint(*os.Root, *os.Root) bool { return false }
 // isOursOrRoots cannot tell either, and asks for nothing.
 func isOursOrRoots(fs.FileInfo) bool { return true }
 
+// mountBelow goes by the file systems' numbers: there is no list.
+func mountBelow(root *os.Root) (string, error) { return otherDevice(root) }
+
 // isPrivate, isOwnFolder and isOwnFile cannot tell whose something is, so that
 // nothing is resumed but what was made a moment ago.
 func isPrivate(info fs.FileInfo) bool   { return info.IsDir() }
