@@ -110,10 +110,25 @@ type blobBody struct {
 	at    int64         // bytes that came, of the blob
 	since int64         // at, when rc was opened
 	tries int           // connections in a row that brought less than minProgress
+	whole bool          // ask for no range: the registry answers with others
 }
 
-// open asks for the blob from at on.
+// errRange: the answer is not the range that was asked for.
+var errRange = errors.New("another range")
+
+// open asks for the blob from at on. Where the registry answers with another
+// range, or with none, nothing of the answer is read: it is asked once more, for
+// all of the blob, and what came before is skipped.
 func (b *blobBody) open() error {
+	err := b.ask()
+	if errors.Is(err, errRange) {
+		b.whole = true
+		err = b.ask()
+	}
+	return err
+}
+
+func (b *blobBody) ask() error {
 	repo := b.model.Repository
 	scheme := "https"
 	if repo.PlainHTTP {
@@ -127,7 +142,7 @@ func (b *blobBody) open() error {
 	}
 	// The bytes that the digest is of, and not what net/http would unpack.
 	req.Header.Set("Accept-Encoding", "identity")
-	if b.at > 0 {
+	if b.ranged() {
 		req.Header.Set("Range", "bytes="+strconv.FormatInt(b.at, 10)+"-")
 	}
 	resp, err := repo.Client.Do(req)
@@ -142,18 +157,24 @@ func (b *blobBody) open() error {
 	return nil
 }
 
-// accept wants an answer that goes on exactly where the last one ended.
+// ranged reports whether a range is asked for.
+func (b *blobBody) ranged() bool { return b.at > 0 && !b.whole }
+
+// accept wants an answer that goes on exactly where the last one ended, or that
+// begins at the start. Another range is errRange.
 func (b *blobBody) accept(resp *http.Response) error {
 	host := resp.Request.URL.Host
 	length := b.desc.Size
 	switch {
 	case resp.StatusCode == http.StatusNotFound && host == b.model.Repository.Reference.Host():
 		return fmt.Errorf("%w (%w)", ErrNotFound, newResponseError(resp))
-	case resp.StatusCode == http.StatusPartialContent && b.at > 0:
+	case resp.StatusCode == http.StatusRequestedRangeNotSatisfiable && b.ranged():
+		return errRange
+	case resp.StatusCode == http.StatusPartialContent && b.ranged():
 		length -= b.at
 		want := fmt.Sprintf("bytes %d-%d/%d", b.at, b.desc.Size-1, b.desc.Size)
-		if got := resp.Header.Get("Content-Range"); got != want {
-			return fmt.Errorf("%s answered with the range %s, not %q", host, quote(got), want)
+		if resp.Header.Get("Content-Range") != want {
+			return errRange
 		}
 	case resp.StatusCode != http.StatusOK:
 		return b.model.auth.explain(newResponseError(resp))

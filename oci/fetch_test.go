@@ -156,30 +156,103 @@ func TestConnectionsThatBringNothingComeToAnEnd(t *testing.T) {
 	}
 }
 
+// unread is a body that nobody may read.
+type unread struct{ t *testing.T }
+
+func (u unread) Read([]byte) (int, error) {
+	u.t.Error("the body of a wrong answer was read")
+	return 0, io.EOF
+}
+
+func (unread) Close() error { return nil }
+
 func TestTheRestHasToBeTheRest(t *testing.T) {
 	half := len(bigBlob) / 2
 	good := fmt.Sprintf("bytes %d-%d/%d", half, len(bigBlob)-1, len(bigBlob))
 	header := func(value string) func(*http.Response) {
 		return func(resp *http.Response) { resp.Header.Set("Content-Range", value) }
 	}
+	other := []struct {
+		name string
+		edit func(*http.Response)
+	}{
+		{"no Content-Range", func(resp *http.Response) { resp.Header.Del("Content-Range") }},
+		{"a Content-Range from the start", header(fmt.Sprintf("bytes 0-%d/%d", len(bigBlob)-1, len(bigBlob)))},
+		{"a Content-Range one byte later", header(fmt.Sprintf("bytes %d-%d/%d", half+1, len(bigBlob)-1, len(bigBlob)))},
+		{"a Content-Range that ends early", header(fmt.Sprintf("bytes %d-%d/%d", half, len(bigBlob)-2, len(bigBlob)))},
+		{"a Content-Range of another size", header(fmt.Sprintf("bytes %d-%d/%d", half, len(bigBlob)-1, len(bigBlob)+1))},
+		{"a Content-Range of no size", header(strings.Replace(good, fmt.Sprint("/", len(bigBlob)), "/*", 1))},
+		{"another unit", header(strings.Replace(good, "bytes", "octets", 1))},
+		{"several ranges", func(resp *http.Response) {
+			resp.Header.Del("Content-Range")
+			resp.Header.Set("Content-Type", "multipart/byteranges; boundary=x")
+		}},
+		{"416", func(resp *http.Response) { resp.StatusCode = 416 }},
+		{"206, and nothing", func(resp *http.Response) {
+			resp.Header.Del("Content-Range")
+			resp.ContentLength, resp.Body = 0, http.NoBody
+		}},
+	}
+	for _, test := range other {
+		// What such an answer holds is not read: all is asked for, once.
+		t.Run(test.name, func(t *testing.T) {
+			for _, again := range []string{"", "other bytes", "206", "404"} {
+				l := &line{blob: bigBlob, cuts: []int{half}, err: syscall.ECONNRESET}
+				l.edit = func(n int, resp *http.Response) {
+					switch {
+					case n == 1:
+						resp.Body = unread{t}
+						test.edit(resp)
+					case n == 2 && again == "other bytes":
+						resp.Body = io.NopCloser(bytes.NewReader(bytes.Repeat([]byte("x"), len(bigBlob))))
+					case n == 2 && again == "206":
+						resp.StatusCode = 206
+						resp.Header.Set("Content-Range", good)
+					case n == 2 && again == "404":
+						resp.StatusCode = 404
+					}
+				}
+				got, err := l.fetch(t)
+				if want := []string{"", fmt.Sprintf("bytes=%d-", half), ""}; !slices.Equal(l.ranges, want) {
+					t.Errorf("%q: asked for %q, want %q", again, l.ranges, want)
+				}
+				switch {
+				case again == "other bytes":
+					wantThreat(t, err, "digest-mismatch")
+				case again != "" && err == nil:
+					t.Errorf("%q: no error", again)
+				case again == "" && (err != nil || !bytes.Equal(got, bigBlob)):
+					t.Errorf("%d bytes, %v", len(got), err)
+				}
+			}
+		})
+		t.Run(test.name+", of kept bytes", func(t *testing.T) {
+			l := &line{blob: bigBlob}
+			l.edit = func(n int, resp *http.Response) {
+				if n == 0 {
+					resp.Body = unread{t}
+					test.edit(resp)
+				}
+			}
+			rc, err := l.open(t).FetchRest(t.Context(), l.desc(), bytes.NewReader(bigBlob[:half]))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer rc.Close()
+			if got, err := io.ReadAll(rc); err != nil || !bytes.Equal(got, bigBlob[half:]) {
+				t.Errorf("%d bytes, %v", len(got), err)
+			}
+			if want := []string{fmt.Sprintf("bytes=%d-", half), ""}; !slices.Equal(l.ranges, want) {
+				t.Errorf("asked for %q, want %q", l.ranges, want)
+			}
+		})
+	}
 	for _, test := range []struct {
 		name string
 		edit func(*http.Response)
 		code string // of a threat; "": another error
 	}{
-		{"no Content-Range", func(resp *http.Response) { resp.Header.Del("Content-Range") }, ""},
-		{"a Content-Range from the start", header(fmt.Sprintf("bytes 0-%d/%d", len(bigBlob)-1, len(bigBlob))), ""},
-		{"a Content-Range one byte later", header(fmt.Sprintf("bytes %d-%d/%d", half+1, len(bigBlob)-1, len(bigBlob))), ""},
-		{"a Content-Range that ends early", header(fmt.Sprintf("bytes %d-%d/%d", half, len(bigBlob)-2, len(bigBlob))), ""},
-		{"a Content-Range of another size", header(fmt.Sprintf("bytes %d-%d/%d", half, len(bigBlob)-1, len(bigBlob)+1)), ""},
-		{"a Content-Range of no size", header(strings.Replace(good, fmt.Sprint("/", len(bigBlob)), "/*", 1)), ""},
-		{"another unit", header(strings.Replace(good, "bytes", "octets", 1)), ""},
-		{"several ranges", func(resp *http.Response) {
-			resp.Header.Del("Content-Range")
-			resp.Header.Set("Content-Type", "multipart/byteranges; boundary=x")
-		}, ""},
 		{"another length", func(resp *http.Response) { resp.ContentLength-- }, ""},
-		{"416", func(resp *http.Response) { resp.StatusCode = 416 }, ""},
 		{"404", func(resp *http.Response) { resp.StatusCode = 404 }, ""},
 		{"204", func(resp *http.Response) { resp.StatusCode = 204 }, ""},
 		{"other bytes", func(resp *http.Response) {
