@@ -33,11 +33,17 @@ func (s Source) entry(h *tar.Header) (name string, kind entryKind, err error) {
 			return "", noEntry, nil
 		}
 	}
-	if err := manifest.CheckName(name); err != nil {
+	below, ok := s.below(name)
+	if s.root != "" && !ok {
+		// systemd has a unit system-\x2d.slice: what is beside the model never
+		// gets to Windows.
+		if err := manifest.CheckName(strings.ReplaceAll(name, `\`, "_")); err != nil {
+			return "", noEntry, err
+		}
+	} else if err := manifest.CheckName(name); err != nil {
 		return "", noEntry, err
 	}
 	if s.root != "" {
-		below, ok := s.below(name)
 		if err := s.whiteout(name); err != nil {
 			return "", noEntry, err
 		}
@@ -166,7 +172,7 @@ func (b *beside) add(s Source, name string, h *tar.Header) error {
 		}
 	case tar.TypeLink:
 		target := strings.TrimPrefix(strings.TrimPrefix(h.Linkname, "/"), "./")
-		if err := manifest.CheckName(target); err != nil {
+		if err := manifest.CheckName(strings.ReplaceAll(target, `\`, "_")); err != nil {
 			return refuse("special-file", name, "it is a %s, which is no clean path: consumers differ in what it is (T01)", entryType(h))
 		}
 		if _, ok := s.below(target); ok {

@@ -557,6 +557,24 @@ func TestUnpackLinksBesideTheModel(t *testing.T) {
 	}
 }
 
+// systemd's units have backslashes in their names; images of whole distributions
+// have such files, and no consumer of a model car runs on Windows.
+func TestUnpackBackslashesBesideTheModel(t *testing.T) {
+	image := packing{mediaType: typeImageTar, config: "application/vnd.oci.image.config.v1+json"}
+	try := func(name string) error {
+		_, err := unpack(t, image.put(t, tarball(t, regular("models/a", "good"), regular(name, "x"))), oci.FilesOptions{Allow: manifest.Threats()}, oci.UnpackOptions{})
+		return err
+	}
+	if err := try(`lib/systemd/system/system-systemd\x2dcryptsetup.slice`); err != nil {
+		t.Error(err)
+	}
+	for _, name := range []string{`models/b\c`, `models/\b`, `../x`, "etc/a\x01"} {
+		if err := try(name); err == nil {
+			t.Errorf("%q is accepted", name)
+		}
+	}
+}
+
 // What is beside the model takes no more memory than it may.
 func TestUnpackMuchBesideTheModel(t *testing.T) {
 	image := packing{mediaType: typeTarGzip, config: "application/vnd.oci.image.config.v1+json"}
