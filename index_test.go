@@ -354,3 +354,49 @@ func TestAnIndexIsNotSignedWhereAManifestOfItIsNot(t *testing.T) {
 		t.Errorf("the index: %v", err)
 	}
 }
+
+// Some tools leave out an index's artifactType when they copy it. What they
+// write is another index, which nobody signed; our copy is byte for byte.
+func TestAnIndexThatLostItsArtifactType(t *testing.T) {
+	t.Run("I04: index artifactType lost on copy", func(t *testing.T) {
+		r := newRegistry(t)
+		signer := newSigner(t)
+		_, child := signedModel(t, r, "m", signer)
+		put := func(tag, artifactType string) ocispec.Descriptor {
+			data, err := json.Marshal(ocispec.Index{
+				Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex,
+				ArtifactType: artifactType, Manifests: []ocispec.Descriptor{child},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := r.backend.PushManifest(t.Context(), "m", tag, data, ocispec.MediaTypeImageIndex); err != nil {
+				t.Fatal(err)
+			}
+			return ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex, Digest: digest.FromBytes(data), Size: int64(len(data))}
+		}
+		c := new(modelsig.Client)
+		signed, lost := put("v1", "application/vnd.example.models"), put("lost", "")
+		outcomes, err := c.SignIndex(t.Context(), r.host+"/m@"+signed.Digest.String(), signer, modelsig.SignOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		own := outcomes[len(outcomes)-1].Result
+		if _, err := c.Copy(t.Context(), r.host+"/m:v1", r.host+"/mirror:v1", modelsig.CopyOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		v, err := c.Verify(t.Context(), r.host+"/mirror:v1", trusts(signer), modelsig.VerifyOptions{})
+		if err != nil || v.Digest != signed.Digest.String() {
+			t.Errorf("our copy: %+v, %v", v, err)
+		}
+		// The signature is brought to what another tool wrote.
+		attachment := referrers.Attachment{Bundle: own.Artifact.Bundle, PredicateType: verify.PredicateArtifact}
+		if _, err := referrers.Attach(t.Context(), r.store(t, "m"), lost, attachment); err != nil {
+			t.Fatal(err)
+		}
+		_, err = c.Verify(t.Context(), r.host+"/m:lost", trusts(signer), modelsig.VerifyOptions{})
+		if denied, ok := errors.AsType[*modelsig.Denial](err); !ok || denied.Verification.Reasons[0].Code != verify.CodeOtherSubject {
+			t.Errorf("what lost its artifactType: %v", err)
+		}
+	})
+}
