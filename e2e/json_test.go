@@ -17,6 +17,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/santhosh-tekuri/jsonschema/v6"
+
+	"github.com/modelsig/modelsig/oci"
 )
 
 const schemas = "../docs/schemas"
@@ -269,4 +271,50 @@ func textAt(data []byte, pointer string) (string, error) {
 	}
 	text, err := json.Marshal(value)
 	return string(text), err
+}
+
+// A schema that names layouts names all of them.
+func TestSchemasKnowEveryLayout(t *testing.T) {
+	files, err := filepath.Glob(filepath.Join(schemas, "*.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var schema any
+		if err := json.Unmarshal(data, &schema); err != nil {
+			t.Fatal(err)
+		}
+		var walk func(v any)
+		walk = func(v any) {
+			switch v := v.(type) {
+			case []any:
+				for _, e := range v {
+					walk(e)
+				}
+			case map[string]any:
+				for name, e := range v {
+					if layout, ok := e.(map[string]any); ok && name == "layout" && layout["enum"] != nil {
+						found++
+						var names []string
+						for _, n := range layout["enum"].([]any) {
+							names = append(names, n.(string))
+						}
+						if !slices.Equal(names, oci.Layouts()) {
+							t.Errorf("%s: layouts %q, want %q", file, names, oci.Layouts())
+						}
+					}
+					walk(e)
+				}
+			}
+		}
+		walk(schema)
+	}
+	if found == 0 {
+		t.Error("no schema names layouts")
+	}
 }
