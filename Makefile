@@ -4,7 +4,7 @@ export CGO_ENABLED = 0
 GO       ?= go
 FUZZTIME ?= 10s
 RACE     ?= . ./bundle ./manifest ./oci ./referrers ./verify ./cmd/modelsig
-MODULES   = interop interop/peers/cosign interop/peers/registry interop/peers/crane interop/peers/tsa interop/peers/rekor
+MODULES   = interop interop/peers/cosign interop/peers/registry interop/peers/crane interop/peers/tsa interop/peers/rekor interop/peers/oras interop/peers/policy
 
 .DEFAULT_GOAL := help
 .PHONY: help build demo test race tokens check fmt vet lint tidy arch interop bench bench-seed fuzz clean
@@ -41,7 +41,7 @@ tidy: ## fail where go mod tidy would change a file
 arch: ## the arrows between packages
 	$(GO) test -run '^Test(PackagesImport|Violations)' .
 
-interop: ## against cosign, distribution, crane, Fulcio, Rekor, a TSA, docker-registry, skopeo (first build: minutes)
+interop: ## against cosign, distribution, crane, oras, containers/image, Fulcio, Rekor, a TSA, docker-registry, skopeo (first build: minutes)
 	cd interop && $(GO) test -count=1 -timeout 20m .
 
 bench: build ## benchmarks; signing beside cosign; hashing beside openssl

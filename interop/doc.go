@@ -1,15 +1,18 @@
 // Package interop runs modelsig against the tools that people already have:
-// cosign, crane, skopeo, oras-go, and the registries that most others are
-// built on. It has tests only, and is a module of its own, so that none of
+// cosign, crane, oras, skopeo, containers/image, and the registries that most
+// others are built on. It has tests only, and is a module of its own, so that none of
 // this reaches the go.mod that users of the library get.
 //
 // # Peers
 //
-// Each peer is a module of its own under peers/, with one tool directive:
+// Each peer is a module of its own under peers/, with one tool directive, or
+// one program that asks a library:
 //
 //	peers/cosign     cosign v3.1.3
 //	peers/registry   CNCF distribution v3.1.2: no Referrers API
 //	peers/crane      crane v0.22.1
+//	peers/oras       oras v1.3.6
+//	peers/policy     containers/image v5.42.1, which podman and CRI-O are built on
 //	peers/tsa        sigstore's timestamp-authority v2.1.3
 //	peers/fulcio     sigstore's certificate authority v1.8.8
 //	peers/rekor      rekor-tiles v2.3.0, on a POSIX file system

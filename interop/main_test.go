@@ -24,7 +24,7 @@ var (
 const commandTime = 2 * time.Minute
 
 // The programs under test and beside it, set once by TestMain.
-var modelsig, cosign, crane, distribution, tsa, fulcio, rekor, policy string
+var modelsig, cosign, crane, distribution, tsa, fulcio, rekor, orasTool, policy string
 
 func TestMain(m *testing.M) {
 	flag.Parse()
@@ -42,7 +42,7 @@ func setUp(m *testing.M) (code int, err error) {
 	for _, peer := range []struct {
 		module, name string
 		path         *string
-	}{{"cosign", "cosign", &cosign}, {"crane", "crane", &crane}, {"registry", "registry", &distribution}, {"tsa", "timestamp-server", &tsa}, {"fulcio", "fulcio", &fulcio}, {"rekor", "posix", &rekor}} {
+	}{{"cosign", "cosign", &cosign}, {"crane", "crane", &crane}, {"registry", "registry", &distribution}, {"tsa", "timestamp-server", &tsa}, {"fulcio", "fulcio", &fulcio}, {"rekor", "posix", &rekor}, {"oras", "oras", &orasTool}} {
 		start := time.Now()
 		if *peer.path, err = tool(peer.module, peer.name); err != nil {
 			return 0, err
