@@ -278,9 +278,6 @@ func (s *signCmd) check(a *app, targets []modelsig.Target) error {
 	if a.Format == formatRef && s.DryRun {
 		return errors.New("--format ref with --dry-run: nothing is signed")
 	}
-	if (len(s.IgnorePaths) > 0 || s.AllowSymlinks) && len(targets) > 0 && !slices.ContainsFunc(targets, isLocal) {
-		return errLocalOnly
-	}
 	for _, t := range targets {
 		switch {
 		case isArtifact(t):
@@ -298,11 +295,6 @@ func (s *signCmd) check(a *app, targets []modelsig.Target) error {
 }
 
 func isArtifact(t modelsig.Target) bool { return t.Kind == modelsig.KindArtifact }
-
-func isLocal(t modelsig.Target) bool { return !isArtifact(t) }
-
-// errLocalOnly is about flags that say which files of a folder count.
-var errLocalOnly = errors.New("--ignore-paths, --ignore-unsigned-files and --allow-symlinks are for local models: an artifact has all its layers, and no links")
 
 // writesFiles counts the targets whose signature goes to the one file that
 // --signature, or its default, names.

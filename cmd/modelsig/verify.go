@@ -210,9 +210,6 @@ func (v *verifyCmd) check(a *app, targets []modelsig.Target) error {
 	if v.Subset && slices.ContainsFunc(targets, func(t modelsig.Target) bool { return t.Kind != modelsig.KindDir && !t.Guessed }) {
 		return errors.New("--subset is for folders: an artifact has all its layers")
 	}
-	if (len(v.IgnorePaths) > 0 || v.IgnoreUnsignedFiles || v.AllowSymlinks) && len(targets) > 0 && !slices.ContainsFunc(targets, isLocal) {
-		return errLocalOnly
-	}
 	if v.Ref == "" && (v.Layout != "" || v.VerifyContent) && slices.ContainsFunc(targets, func(t modelsig.Target) bool { return !isArtifact(t) }) {
 		return errors.New("--layout and --verify-content are for artifacts, and for --ref")
 	}
