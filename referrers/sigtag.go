@@ -91,8 +91,12 @@ func (t *OldTag) Read(ctx context.Context) iter.Seq[SimpleSigning] {
 		if t.image == nil {
 			return
 		}
-		// Whoever signs the same manifest signs the same bytes, mostly.
-		known := map[digest.Digest][]byte{}
+		// Whoever signs the same manifest signs the same bytes, mostly: the last
+		// ones are kept, and no more of what nobody has authenticated.
+		var last struct {
+			digest  digest.Digest
+			payload []byte
+		}
 		left := t.limits.TotalBytes
 		read := 0
 		for _, raw := range t.image.layers {
@@ -109,13 +113,14 @@ func (t *OldTag) Read(ctx context.Context) iter.Seq[SimpleSigning] {
 			s.Annotations = layer.Annotations
 			switch {
 			case err != nil:
-			case known[layer.Digest] != nil:
-				s.Payload = known[layer.Digest]
+			case last.digest == layer.Digest:
+				s.Payload = last.payload
 			case layer.Size > min(left, maxSimpleSigning):
 				err = fmt.Errorf("%w: it has %d bytes, more than is read", ErrUnread, layer.Size)
 			default:
-				s.Payload, err = t.store.blob(ctx, layer)
-				known[layer.Digest] = s.Payload
+				if s.Payload, err = t.store.blob(ctx, layer); err == nil {
+					last.digest, last.payload = layer.Digest, s.Payload
+				}
 				left -= layer.Size
 			}
 			if err != nil {
