@@ -445,17 +445,17 @@ func TestAManifestIsCopiedOnceHoweverOftenItIsNamed(t *testing.T) {
 		}
 		child = r.putIndex(t, "m", fmt.Sprintf("v%d", level), children...)
 	}
-	puts := 0
+	var puts atomic.Int64
 	c := clientWith(roundTrip(func(req *http.Request) (*http.Response, error) {
 		if req.Method == http.MethodPut && strings.Contains(req.URL.Path, "/manifests/") {
-			puts++
+			puts.Add(1)
 		}
 		return http.DefaultTransport.RoundTrip(req)
 	}))
 	if _, err := c.Copy(t.Context(), r.host+"/m:v2", r.host+"/n:v2", modelsig.CopyOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if puts != 9 { // four manifests and the tag, two signatures, an SBOM and its scan
-		t.Errorf("%d manifests were stored", puts)
+	if n := puts.Load(); n != 9 { // four manifests and the tag, two signatures, an SBOM and its scan
+		t.Errorf("%d manifests were stored", n)
 	}
 }
