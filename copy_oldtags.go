@@ -85,7 +85,13 @@ func (t *tree) putOldTags(ctx context.Context, put *putter, store referrers.Stor
 		if there == nil {
 			continue
 		}
-		// Without its tag it would look like a model.
+		// Without a tag it would look like a model.
+		if tagged, err := referrers.IsTagged(ctx, place.Layout, there.Descriptor.Digest); err != nil || tagged {
+			if err != nil {
+				return err
+			}
+			continue
+		}
 		if err := place.Layout.RemoveEntries(ctx, there.Descriptor.Digest); err != nil {
 			return err
 		}

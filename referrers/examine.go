@@ -144,8 +144,9 @@ func (x *Examination) examineLayout(ctx context.Context, l *layout) {
 		}
 		of, _, err := l.subjectOf(ctx, r.Descriptor)
 		switch {
-		case isGone(err), err == nil && of == x.subject.Digest:
+		case isGone(err) && strings.HasPrefix(r.Descriptor.ArtifactType, bundlePrefix), err == nil && of == x.subject.Digest:
 			found = append(found, r)
+		case isGone(err): // what it was of, and whose, is not known
 		case errors.Is(err, ErrUnread):
 			x.Tag.State, x.Tag.Problem = SourceBroken, err.Error()
 		}
@@ -411,12 +412,24 @@ func (l *layout) repair(ctx context.Context, entries []Examined) error {
 	for _, e := range entries {
 		gone, wrong := e.has(ProblemDangling), e.has(ProblemDescriptor)
 		if gone || wrong {
+			// All entries of the digest go together, and one with a tag is not ours.
+			tagged, err := IsTagged(ctx, l.files, e.Digest)
+			if err != nil {
+				return err
+			}
+			if tagged {
+				return fmt.Errorf("referrer %s: %s has it with a tag, too, and is not changed", e.Digest, sourceLayout)
+			}
 			if err := l.files.RemoveEntries(ctx, e.Digest); err != nil {
 				return fmt.Errorf("remove from %s: %w", sourceLayout, err)
 			}
 		}
 		if wrong || !e.InTag && e.right != nil {
-			if err := l.files.AddEntries(ctx, e.desc); err != nil {
+			var desc ocispec.Descriptor // with the annotations of whoever listed it
+			if err := unmarshal(e.right, &desc); err != nil {
+				return err
+			}
+			if err := l.files.AddEntries(ctx, desc); err != nil {
 				return fmt.Errorf("add to %s: %w", sourceLayout, err)
 			}
 		}

@@ -211,3 +211,19 @@ func (l *layout) link(ctx context.Context, _ ocispec.Descriptor, add []referrer)
 	}
 	return nil
 }
+
+// IsTagged reports whether index.json has an entry with the digest that has a
+// tag.
+func IsTagged(ctx context.Context, l LayoutStore, d digest.Digest) (bool, error) {
+	entries, err := l.Entries(ctx)
+	if err != nil {
+		return false, fmt.Errorf("%s: %w", sourceLayout, err)
+	}
+	for _, raw := range entries {
+		r := newReferrer(raw, sourceLayout)
+		if r.bad == nil && r.Descriptor.Digest == d && r.Descriptor.Annotations[ocispec.AnnotationRefName] != "" {
+			return true, nil
+		}
+	}
+	return false, nil
+}

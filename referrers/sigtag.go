@@ -52,7 +52,6 @@ type OldTag struct {
 	store  Store
 	limits Limits
 	image  *sigImage // nil: there is none
-	bad    error     // what it names is no such image
 }
 
 // ReadSigTag reads what the old tag of subject names. Registries and layouts may
@@ -75,7 +74,9 @@ func ReadSigTag(ctx context.Context, s Store, subject ocispec.Descriptor, l Limi
 	}
 	t.Digest, t.Size = digest.FromBytes(data), int64(len(data))
 	if t.image, err = parseSigImage(data); err != nil {
-		t.bad = fmt.Errorf("%w: tag %s: %w", ErrMalformed, t.Tag, err)
+		// As with a fallback tag: what names something else, or came as something
+		// else, is a source that cannot be read, and not an empty one.
+		t.Incomplete = fmt.Errorf("tag %s: %w", t.Tag, err)
 	}
 	return t, nil
 }
@@ -84,10 +85,6 @@ func ReadSigTag(ctx context.Context, s Store, subject ocispec.Descriptor, l Limi
 // layers of other types are left out. Limits are as for [Listing.Read].
 func (t *OldTag) Read(ctx context.Context) iter.Seq[SimpleSigning] {
 	return func(yield func(SimpleSigning) bool) {
-		if t.bad != nil {
-			yield(SimpleSigning{Err: t.bad})
-			return
-		}
 		if t.image == nil {
 			return
 		}
@@ -102,8 +99,8 @@ func (t *OldTag) Read(ctx context.Context) iter.Seq[SimpleSigning] {
 		for _, raw := range t.image.layers {
 			s := SimpleSigning{}
 			layer, err := parseSigLayer(raw)
-			if err == nil && layer.MediaType != SimpleSigningType {
-				continue
+			if layer.MediaType != SimpleSigningType && (err == nil || layer.MediaType != "") {
+				continue // somebody else's, whatever it is
 			}
 			if read++; read > t.limits.Read {
 				s.Err = fmt.Errorf("%w: %d signatures were read, which is the limit (--max-referrers)", ErrUnread, t.limits.Read)
@@ -292,7 +289,9 @@ type sigUpdate struct {
 // annotations alone. Other writers may write the same layer in other bytes.
 func layerKey(raw jsontext.Value) string {
 	var layer struct {
+		MediaType   string            `json:"mediaType"`
 		Digest      digest.Digest     `json:"digest"`
+		Size        int64             `json:"size"`
 		Annotations map[string]string `json:"annotations"`
 	}
 	if unmarshal(raw, &layer) != nil {
@@ -400,11 +399,11 @@ func (m *sigImage) marshal() (data, config []byte, err error) {
 	epoch := time.Time{}
 	image := ocispec.Image{Created: &epoch, RootFS: ocispec.RootFS{Type: "layers"}}
 	for _, raw := range m.layers {
-		layer, err := parseSigLayer(raw)
-		if err != nil {
-			return nil, nil, fmt.Errorf("a layer of the image: %w", err)
+		id := digest.FromBytes(raw) // of what nobody can read, and is not ours to judge
+		if layer, err := parseSigLayer(raw); err == nil {
+			id = layer.Digest
 		}
-		image.RootFS.DiffIDs = append(image.RootFS.DiffIDs, layer.Digest)
+		image.RootFS.DiffIDs = append(image.RootFS.DiffIDs, id)
 		image.History = append(image.History, ocispec.History{Created: &epoch})
 	}
 	if config, err = encode(image); err != nil {

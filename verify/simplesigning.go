@@ -24,7 +24,7 @@ const simpleSigningKind = "cosign container image signature"
 type simpleSigning struct {
 	Critical struct {
 		Identity struct {
-			DockerReference string `json:"docker-reference"`
+			DockerReference *string `json:"docker-reference"`
 		} `json:"identity"`
 		Image struct {
 			DockerManifestDigest string `json:"docker-manifest-digest"`
@@ -48,7 +48,7 @@ func SimpleSigning(d ocispec.Descriptor, reference string, extra map[string]stri
 		}
 	}
 	var s simpleSigning
-	s.Critical.Identity.DockerReference = reference
+	s.Critical.Identity.DockerReference = &reference
 	s.Critical.Image.DockerManifestDigest = d.Digest.String()
 	s.Critical.Type = simpleSigningKind
 	if len(extra) > 0 { // else null, as cosign writes it
@@ -75,6 +75,8 @@ func parseSimpleSigning(data []byte) (*simpleSigning, error) {
 		return nil, fmt.Errorf("type is %q, not %q", s.Critical.Type, simpleSigningKind)
 	case !sha256Digest.MatchString(s.Critical.Image.DockerManifestDigest):
 		return nil, fmt.Errorf("docker-manifest-digest is %q, not sha256", s.Critical.Image.DockerManifestDigest)
+	case s.Critical.Identity.DockerReference == nil:
+		return nil, errors.New(`no "docker-reference"`)
 	case len(s.Optional) == 0:
 		return nil, errors.New(`no "optional"`)
 	case s.Optional.Kind() != 'n' && s.Optional.Kind() != '{':
@@ -90,7 +92,7 @@ func ReadSimpleSigning(payload []byte) (d digest.Digest, reference string, err e
 	if err != nil {
 		return "", "", fmt.Errorf("simple signing: %w", err)
 	}
-	return digest.Digest(s.Critical.Image.DockerManifestDigest), s.Critical.Identity.DockerReference, nil
+	return digest.Digest(s.Critical.Image.DockerManifestDigest), *s.Critical.Identity.DockerReference, nil
 }
 
 // simpleSignature judges an authenticated payload of cosign's old form. It is

@@ -93,6 +93,9 @@ func TestEveryRefusalOfASimpleSignature(t *testing.T) {
 	for _, tt := range []struct{ name, payload, code string }{
 		{"another manifest", simplePayload(t, "other", "example.com/m"), verify.CodeOtherSubject},
 		{"GPG's type", change("cosign container image", "atomic container"), verify.CodeMalformed},
+		{"no identity", change(`"identity":{"docker-reference":"example.com/m"},`, ""), verify.CodeMalformed},
+		{"no reference", change(`"docker-reference":"example.com/m"`, ""), verify.CodeMalformed},
+		{"a reference that is null", change(`"docker-reference":"example.com/m"`, `"docker-reference":null`), verify.CodeMalformed},
 		{"no type", change(`,"type":"cosign container image signature"`, ""), verify.CodeMalformed},
 		{"a type in capitals", change(`"type":"cosign`, `"type":"Cosign`), verify.CodeMalformed},
 		{"sha512", change(`"docker-manifest-digest":"sha256:`, `"docker-manifest-digest":"sha512:`), verify.CodeMalformed}, // rule 31
